@@ -1,0 +1,107 @@
+"""Backbone levels -> FPN -> semantic FPN: the two maps that the kernels filter.
+
+B batch, C channels, H and W of the image, s the feature stride.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model.config import Norm
+
+
+class ConvNorm(nn.Sequential):
+    """Convolution without bias, norm, ReLU."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, norm: Norm, stride: int = 1) -> None:
+        super().__init__(
+            nn.Conv2d(in_channels, out_channels, kernel_size, stride, kernel_size // 2, bias=False),
+            nn.GroupNorm(32, out_channels) if norm == "group" else nn.BatchNorm2d(out_channels),
+            nn.ReLU(inplace=True),
+        )
+
+
+class FPN(nn.Module):
+    """Feature pyramid: biased 1x1 laterals, nearest upsampling, biased 3x3 outputs; no norm."""
+
+    def __init__(self, in_channels: list[int], channels: int) -> None:
+        super().__init__()
+        self.laterals = nn.ModuleList(nn.Conv2d(c, channels, 1) for c in in_channels)
+        self.outputs = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in in_channels)
+
+    def forward(self, levels: list[Tensor]) -> list[Tensor]:
+        """(B, C_i, H / stride_i, W / stride_i) a level, finest first -> the same with equal channels."""
+        maps = [lateral(level) for lateral, level in zip(self.laterals, levels, strict=True)]
+        for i in range(len(maps) - 1, 0, -1):
+            maps[i - 1] = maps[i - 1] + F.interpolate(maps[i], scale_factor=2.0, mode="nearest")
+        return [output(level) for output, level in zip(self.outputs, maps, strict=True)]
+
+
+class SemanticFPN(nn.Module):
+    """Brings every FPN level to the feature stride, sums, and gives two maps (section 3.4).
+
+    Args:
+        strides: of the FPN levels, finest first.
+        in_channels: of the FPN.
+        channels: C of the maps.
+        feature_stride: s.
+        norm: of the convolutions.
+        sine_encoding: add the position to the coarsest level.
+    """
+
+    def __init__(
+        self, strides: list[int], in_channels: int, channels: int, feature_stride: int, norm: Norm, sine_encoding: bool
+    ) -> None:
+        super().__init__()
+        self.sine_encoding = sine_encoding
+        self.levels = nn.ModuleList(
+            _to_stride(stride, feature_stride, in_channels, channels, norm) for stride in strides
+        )
+        self.localisation = ConvNorm(channels, channels, 1, norm)
+        self.segmentation = ConvNorm(channels, channels, 1, norm)
+
+    def forward(self, maps: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """FPN levels, finest first -> localisation and segmentation map, each (B, C, H/s, W/s)."""
+        *finer, coarsest = maps
+        if self.sine_encoding:
+            coarsest = coarsest + sine_encoding(coarsest)
+        first, *others = (level(x) for level, x in zip(self.levels, [*finer, coarsest], strict=True))
+        total = first
+        for other in others:
+            total = total + other
+        return self.localisation(total), self.segmentation(total)
+
+
+def _to_stride(stride: int, target: int, in_channels: int, channels: int, norm: Norm) -> nn.Sequential:
+    """One convolution, with stride 2 for each halving; or (convolution, bilinear x2) for each doubling."""
+    steps = int(math.log2(max(stride, target) // min(stride, target)))
+    blocks: list[nn.Module] = []
+    for i in range(max(1, steps)):
+        blocks.append(ConvNorm(in_channels if i == 0 else channels, channels, 3, norm, 2 if stride < target else 1))
+        if stride > target:
+            blocks.append(nn.Upsample(scale_factor=2.0, mode="bilinear", align_corners=False))
+    return nn.Sequential(*blocks)
+
+
+def sine_encoding(like: Tensor) -> Tensor:
+    """Sine position encoding of a map (B, C, H, W) -> (1, C, H, W); y in the first half of C, x in the second.
+
+    Positions run from 1 to H, divided by H + 1e-6, times 2 pi; temperature 10000; sine on even and cosine on odd
+    channels, interleaved.
+    """
+    _, channels, height, width = like.shape
+    dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
+    half = channels // 2
+    exponent = torch.arange(half, device=like.device).div(2, rounding_mode="floor") * 2 / half
+    frequency = 10000 ** exponent.to(dtype)
+
+    def axis(size: int) -> Tensor:
+        position = torch.arange(1, size + 1, device=like.device, dtype=dtype) / (size + 1e-6) * 2 * math.pi
+        angle = position[:, None] / frequency
+        return torch.stack((angle[:, 0::2].sin(), angle[:, 1::2].cos()), dim=2).flatten(1).T  # (half, size)
+
+    y = axis(height)[:, :, None].expand(half, height, width)
+    x = axis(width)[:, None, :].expand(half, height, width)
+    return torch.cat((y, x))[None].to(like.dtype)
