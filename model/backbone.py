@@ -29,7 +29,9 @@ class Backbone(nn.Module):
         self.channels: list[int] = self.body.feature_info.channels()
         self.strides: list[int] = self.body.feature_info.reduction()
         if self.strides != [2 ** (level + 1) for level in levels]:
-            raise ValueError(f"backbone {name!r} has strides {self.strides} at levels {levels}; legal: 2 ** (level + 1)")
+            raise ValueError(
+                f"backbone {name!r} has strides {self.strides} at levels {levels}; legal: 2 ** (level + 1)"
+            )
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """(B, 3, H, W) normalised -> one (B, C_i, H / stride_i, W / stride_i) a level."""

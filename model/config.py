@@ -30,7 +30,12 @@ class KNetConfig:
 
     categories: tuple[Category, ...]  # things first, then stuff
     backbone: str = "resnet50"  # a timm model that can give feature maps
-    backbone_levels: tuple[int, ...] = (1, 2, 3, 4)  # timm out_indices, finest first, each half the one before
+    backbone_levels: tuple[int, ...] = (
+        1,
+        2,
+        3,
+        4,
+    )  # timm out_indices, finest first, each half the one before
     normalisation: Normalisation = "imagenet"  # "image": by the image's own mean and deviation, then asinh
     fpn_channels: int = 256
     channels: int = 256  # C: of a kernel and of the feature map it filters
@@ -44,8 +49,12 @@ class KNetConfig:
     num_stages: int = 3  # S
     num_heads: int = 8
     ffn_channels: int = 2048
-    fixed_stuff_score: float | None = None  # score of every stuff kernel in the merge; None: the predicted one
-    competitors: Competitors = "all"  # kernels that compete for a pixel: all (official) or those above threshold
+    fixed_stuff_score: float | None = (
+        None  # score of every stuff kernel in the merge; None: the predicted one
+    )
+    competitors: Competitors = (
+        "all"  # kernels that compete for a pixel: all (official) or those above threshold
+    )
     score_threshold: float = 0.3  # defaults of the merge
     overlap_threshold: float = 0.6
 
@@ -66,7 +75,9 @@ class KNetConfig:
         if self.mask_upsample not in (1, 2, 4) or self.mask_upsample > self.feature_stride:
             raise ValueError(f"mask_upsample is {self.mask_upsample}; legal: 1, 2, 4, at most feature_stride")
         if self.channels % self.num_heads:
-            raise ValueError(f"channels is {self.channels}; legal: a multiple of num_heads ({self.num_heads})")
+            raise ValueError(
+                f"channels is {self.channels}; legal: a multiple of num_heads ({self.num_heads})"
+            )
         if self.norm == "group" and self.channels % 32:
             raise ValueError(f"channels is {self.channels}; legal with group norm: a multiple of 32")
         if self.sine_encoding and self.fpn_channels % 4:

@@ -15,7 +15,9 @@ from model.config import Norm
 class ConvNorm(nn.Sequential):
     """Convolution without bias, norm, ReLU."""
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, norm: Norm, stride: int = 1) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int, norm: Norm, stride: int = 1
+    ) -> None:
         super().__init__(
             nn.Conv2d(in_channels, out_channels, kernel_size, stride, kernel_size // 2, bias=False),
             nn.GroupNorm(32, out_channels) if norm == "group" else nn.BatchNorm2d(out_channels),
@@ -52,10 +54,21 @@ class SemanticFPN(nn.Module):
     """
 
     def __init__(
-        self, strides: list[int], in_channels: int, channels: int, feature_stride: int, norm: Norm, sine_encoding: bool
+        self,
+        strides: list[int],
+        in_channels: int,
+        channels: int,
+        feature_stride: int,
+        norm: Norm,
+        sine_encoding: bool,
     ) -> None:
         super().__init__()
         self.sine_encoding = sine_encoding
+        self.num_fine = sum(stride <= feature_stride for stride in strides)
+        if not 0 < self.num_fine < len(strides):
+            raise ValueError(
+                f"feature_stride is {feature_stride}; legal for FPN strides {strides}: {strides[:-1]}"
+            )
         self.levels = nn.ModuleList(
             _to_stride(stride, feature_stride, in_channels, channels, norm) for stride in strides
         )
@@ -67,22 +80,32 @@ class SemanticFPN(nn.Module):
         *finer, coarsest = maps
         if self.sine_encoding:
             coarsest = coarsest + sine_encoding(coarsest)
-        first, *others = (level(x) for level, x in zip(self.levels, [*finer, coarsest], strict=True))
-        total = first
-        for other in others:
-            total = total + other
+        maps = [level(x) for level, x in zip(self.levels, [*finer, coarsest], strict=True)]
+        # The last enlargement is the same for all coarser levels and linear: it is done once, on their sum.
+        total = sum(
+            maps[: self.num_fine], start=_double(sum(maps[self.num_fine + 1 :], start=maps[self.num_fine]))
+        )
         return self.localisation(total), self.segmentation(total)
 
 
 def _to_stride(stride: int, target: int, in_channels: int, channels: int, norm: Norm) -> nn.Sequential:
-    """One convolution, with stride 2 for each halving; or (convolution, bilinear x2) for each doubling."""
+    """To the target stride, or to twice the target where the level is coarser.
+
+    One convolution, with stride 2 for each halving; or one for each doubling with bilinear x2 between them.
+    """
     steps = int(math.log2(max(stride, target) // min(stride, target)))
     blocks: list[nn.Module] = []
     for i in range(max(1, steps)):
-        blocks.append(ConvNorm(in_channels if i == 0 else channels, channels, 3, norm, 2 if stride < target else 1))
-        if stride > target:
+        if i and stride > target:
             blocks.append(nn.Upsample(scale_factor=2.0, mode="bilinear", align_corners=False))
+        blocks.append(
+            ConvNorm(in_channels if i == 0 else channels, channels, 3, norm, 2 if stride < target else 1)
+        )
     return nn.Sequential(*blocks)
+
+
+def _double(x: Tensor) -> Tensor:
+    return F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
 
 
 def sine_encoding(like: Tensor) -> Tensor:

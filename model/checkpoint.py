@@ -1,0 +1,44 @@
+"""A checkpoint: a folder with `config.json` and `model.safetensors`, loaded strictly."""
+
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from model.config import KNetConfig
+from model.knet import KNet
+
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+
+
+def save(network: KNet, folder: Path) -> None:
+    """Write the checkpoint; each file appears whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    save_file(tensors, folder / f"{WEIGHTS}.part")
+    (folder / f"{CONFIG}.part").write_text(network.config.to_json())
+    for name in (WEIGHTS, CONFIG):
+        (folder / f"{name}.part").replace(folder / name)
+
+
+def load(folder: Path) -> KNet:
+    """The network of a checkpoint, in evaluation mode, on the CPU.
+
+    Raises:
+        ValueError: a file is missing or damaged, or names, shapes and config do not agree.
+    """
+    for name in (CONFIG, WEIGHTS):
+        if not (folder / name).is_file():
+            raise ValueError(
+                f"{folder} is no checkpoint: it has no {name} (a checkpoint has {CONFIG} and {WEIGHTS})"
+            )
+    try:
+        network = KNet(KNetConfig.from_json((folder / CONFIG).read_text()))
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{folder / CONFIG}: {error}") from error
+    try:
+        network.load_state_dict(load_file(folder / WEIGHTS), strict=True)
+    except (SafetensorError, RuntimeError) as error:
+        raise ValueError(f"{folder / WEIGHTS} does not fit its config: {error}") from error
+    return network.eval()

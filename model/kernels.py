@@ -1,0 +1,92 @@
+"""Kernels, the places some of them hold to, and the masks they make.
+
+B batch, N kernels, C channels, (h, w) the feature map. Positions are in feature cells, (y, x), cell centres at
+whole numbers.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+# The logit of a pixel outside the image's valid area: it belongs to no mask. Its sigmoid is 0 in every precision,
+# and fp16 can hold it.
+OUTSIDE = -1e4
+
+
+@dataclass(frozen=True)
+class Place:
+    """'Near here': what a kernel says about the coordinates of its pixels (our extension of the paper).
+
+    mask logit = kernel . feature + bias - falloff * |pixel - centre|^2, which is a kernel's product with four more
+    channels of the feature map, [1, y, x, y^2 + x^2]. Written as a distance it keeps its precision on large maps.
+    """
+
+    centre: Tensor  # (B, N, 2) float32
+    falloff: Tensor  # (B, N) float32, per squared cell; 0: the kernel holds to no place
+    bias: Tensor  # (B, N) float32
+
+    def logits(self, height: int, width: int) -> Tensor:
+        """(B, N, h, w) float32: the place's part of the mask logits."""
+        y, x = _cells(height, width, self.centre)
+        dy = (y - self.centre[:, :, 0, None]).square() * self.falloff[:, :, None]
+        dx = (x - self.centre[:, :, 1, None]).square() * self.falloff[:, :, None]
+        return (self.bias[:, :, None] - dy)[:, :, :, None] - dx[:, :, None, :]
+
+    def distance(self) -> Tensor:
+        """(B, N, N) squared distance between centres, 0 where one of the two holds to no place."""
+        y, x = self.centre.unbind(dim=-1)
+        placed = (self.falloff > 0).to(y.dtype)
+        squared = (y[:, :, None] - y[:, None, :]).square() + (x[:, :, None] - x[:, None, :]).square()
+        return squared * placed[:, :, None] * placed[:, None, :]
+
+    def moved_to(self, hard_masks: Tensor, min_area: float = 2.0) -> Tensor:
+        """(B, N, 2): the centroids of the masks (B, N, h, w) of 0 and 1; the old centre for an area up to min_area."""
+        height, width = hard_masks.shape[-2:]
+        y, x = _cells(height, width, self.centre)
+        rows, columns = hard_masks.sum(dim=3, dtype=torch.float32), hard_masks.sum(dim=2, dtype=torch.float32)
+        area = rows.sum(dim=2)
+        centroid = torch.stack(((rows * y).sum(dim=2), (columns * x).sum(dim=2)), dim=2)
+        centroid = centroid / area.clamp(min=1.0)[:, :, None]
+        return torch.where((area > min_area)[:, :, None], centroid, self.centre)
+
+
+def _cells(height: int, width: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    y = torch.arange(height, device=like.device, dtype=like.dtype)
+    x = torch.arange(width, device=like.device, dtype=like.dtype)
+    return y, x
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """The kernels of a batch and the masks that they make: what passes from stage to stage."""
+
+    weights: Tensor  # (B, N, C), things first, then stuff
+    mask_logits: Tensor  # (B, N, h, w)
+    active: Tensor | None  # (B, N) bool: slots in use; None: all
+    place: Place | None  # None: kernels see features alone (the paper)
+
+    @property
+    def hard_masks(self) -> Tensor:
+        """(B, N, h, w) of 0 and 1: mask probability above 0.5. No gradient passes."""
+        return (self.mask_logits.detach() > 0).to(self.weights.dtype)
+
+
+def filter_features(
+    weights: Tensor, features: Tensor, place: Place | None = None, valid: Tensor | None = None
+) -> Tensor:
+    """Mask logits (B, N, h, w): every kernel (B, N, C) as a 1x1 convolution of its image's features (B, C, h, w).
+
+    Args:
+        place: adds the distance term.
+        valid: (B, 1, h, w) bool; pixels outside get `OUTSIDE`.
+    """
+    logits = torch.einsum("bnc,bchw->bnhw", weights, features)
+    if place is not None:
+        logits = logits + place.logits(*features.shape[-2:])
+    return logits if valid is None else torch.where(valid, logits, OUTSIDE)
+
+
+def assemble_group_features(hard_masks: Tensor, features: Tensor) -> Tensor:
+    """Group features (B, N, C): the unnormalised sum of the features inside each mask (section 3.2, eq. 3)."""
+    return torch.einsum("bnhw,bchw->bnc", hard_masks.to(features.dtype), features)
