@@ -1,0 +1,131 @@
+"""Every error that the service raises on purpose.
+
+ServiceError
+├── ArtifactError            the model's folder is missing, damaged or not understood (never a client's fault)
+├── RequestError             the client can mend it
+│   ├── MalformedRequestError     400  the body or a header cannot be read
+│   ├── UnauthorizedError         401  no key, or a wrong one
+│   ├── NotFoundError             404  no such model, version or page
+│   ├── BodyTooLargeError         413  more bytes than the limit
+│   ├── ImageTooLargeError        413  more pixels than the limit
+│   ├── UnsupportedImageError     415  not one of the image formats taken
+│   ├── UndecodableImageError     422  of a format taken, but truncated, damaged or of an unknown sample type
+│   └── InvalidParameterError     422  a query parameter is unknown or out of its range
+└── UnavailableError              503  try again later
+    ├── QueueFullError                 more requests wait than allowed
+    └── EngineDownError                the engine process is starting or has ended
+
+`status`, `type` and `title` make the problem object (RFC 9457); `service.problems` maps them to a response.
+"""
+
+
+class ServiceError(Exception):
+    """Base of all; `detail` says what happened and what to do."""
+
+    status = 500
+    type = "internal-error"
+    title = "Internal error"
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail)
+        self.detail = detail
+
+
+class ArtifactError(ServiceError):
+    """An artifact's folder is missing, damaged or not understood."""
+
+    type = "artifact-error"
+    title = "Artifact error"
+
+
+class RequestError(ServiceError):
+    """The request is at fault."""
+
+    status = 400
+
+
+class MalformedRequestError(RequestError):
+    """The body or a header cannot be read."""
+
+    type = "malformed-request"
+    title = "Malformed request"
+
+
+class UnauthorizedError(RequestError):
+    """No key, or a wrong one."""
+
+    status = 401
+    type = "unauthorized"
+    title = "API key missing or unknown"
+
+
+class NotFoundError(RequestError):
+    """No such model, version or page."""
+
+    status = 404
+    type = "not-found"
+    title = "Not found"
+
+
+class BodyTooLargeError(RequestError):
+    """The body has more bytes than the limit."""
+
+    status = 413
+    type = "body-too-large"
+    title = "Request body too large"
+
+
+class ImageTooLargeError(RequestError):
+    """The image has more pixels than the limit."""
+
+    status = 413
+    type = "image-too-large"
+    title = "Image too large"
+
+
+class UnsupportedImageError(RequestError):
+    """The bytes are not one of the image formats taken."""
+
+    status = 415
+    type = "unsupported-image"
+    title = "Image format not supported"
+
+
+class UndecodableImageError(RequestError):
+    """A known format, but truncated, damaged or of an unknown sample type."""
+
+    status = 422
+    type = "undecodable-image"
+    title = "Image cannot be decoded"
+
+
+class InvalidParameterError(RequestError):
+    """A query parameter is unknown or out of its range."""
+
+    status = 422
+    type = "invalid-parameter"
+    title = "Invalid parameter"
+
+
+class UnavailableError(ServiceError):
+    """Not now; the same request may succeed later."""
+
+    status = 503
+    type = "unavailable"
+    title = "Service unavailable"
+    retry_after = 1
+
+
+class QueueFullError(UnavailableError):
+    """More requests wait than allowed."""
+
+    type = "queue-full"
+    title = "Queue full"
+
+
+class EngineDownError(UnavailableError):
+    """The engine process is starting or has ended."""
+
+    type = "engine-down"
+    title = "Model not ready"
+    retry_after = 5

@@ -1,0 +1,132 @@
+"""From an image of any size to canvases of few fixed sizes, and from cells back to pixels.
+
+Coordinates: pixels are those of the posted image, scaled pixels those after `scale`, cells those of the
+graph's output (`stride` scaled pixels each). Everything is (rows, columns), the origin at the top left.
+"""
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from service.artifact import Geometry
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tile:
+    """One canvas: where its content lies in the scaled image, in scaled pixels."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How one image is laid onto canvases; tiles in row-major order, all of the same canvas size."""
+
+    image_size: tuple[int, int]
+    scaled_size: tuple[int, int]
+    canvas_size: tuple[int, int]
+    stride: int
+    num_rows: int
+    num_columns: int
+    tiles: tuple[Tile, ...]
+
+    @property
+    def num_cells(self) -> tuple[int, int]:
+        """Size of the id-map of the whole scaled image, in cells."""
+        height, width = self.scaled_size
+        return -(-height // self.stride), -(-width // self.stride)
+
+
+def make_plan(image_size: tuple[int, int], geometry: Geometry, stride: int) -> Plan:
+    """Lay out an image of (height, width) pixels.
+
+    >>> geometry = Geometry(mode="tile", sizes=(256, 512), overlap=64)
+    >>> [(tile.left, tile.width) for tile in make_plan((200, 900), geometry, 2).tiles]
+    [(0, 512), (388, 512)]
+    """
+    if geometry.size is not None:
+        return _fit_plan(image_size, geometry.size, stride)
+    scaled = tuple(max(1, round(side * geometry.scale)) for side in image_size)
+    canvas, starts = zip(*(_cut(side, geometry.sizes, geometry.overlap, stride) for side in scaled), strict=True)
+    tiles = tuple(
+        Tile(top=top, left=left, height=min(canvas[0], scaled[0] - top), width=min(canvas[1], scaled[1] - left))
+        for top, left in itertools.product(*starts)
+    )
+    return Plan(
+        image_size=image_size,
+        scaled_size=(scaled[0], scaled[1]),
+        canvas_size=(canvas[0], canvas[1]),
+        stride=stride,
+        num_rows=len(starts[0]),
+        num_columns=len(starts[1]),
+        tiles=tiles,
+    )
+
+
+def _fit_plan(image_size: tuple[int, int], canvas_size: tuple[int, int], stride: int) -> Plan:
+    ratio = min(canvas_size[0] / image_size[0], canvas_size[1] / image_size[1])
+    height, width = (
+        min(limit, max(1, round(side * ratio))) for side, limit in zip(image_size, canvas_size, strict=True)
+    )
+    return Plan(
+        image_size=image_size,
+        scaled_size=(height, width),
+        canvas_size=canvas_size,
+        stride=stride,
+        num_rows=1,
+        num_columns=1,
+        tiles=(Tile(top=0, left=0, height=height, width=width),),
+    )
+
+
+def _cut(length: int, sizes: Sequence[int], overlap: int, stride: int) -> tuple[int, tuple[int, ...]]:
+    """One side: the canvas length, and where tiles start: evenly spaced multiples of the stride.
+
+    The last tile ends at the image's end, or less than a stride beyond it.
+    """
+    for size in sizes:
+        if length <= size:
+            return size, (0,)
+    size = sizes[-1]
+    step = size // stride - math.ceil(overlap / stride)
+    last = math.ceil(length / stride) - size // stride
+    count = math.ceil(last / step) + 1
+    return size, tuple(index * last // (count - 1) * stride for index in range(count))
+
+
+def scale_image(image: NDArray[np.uint8], plan: Plan) -> NDArray[np.uint8]:
+    """Image (H, W, 3) at the plan's scaled size; the same array where nothing changes."""
+    height, width = plan.scaled_size
+    if (height, width) == plan.image_size:
+        return image
+    shrinks = height * width < plan.image_size[0] * plan.image_size[1]
+    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(image, (width, height), interpolation=method), np.uint8)
+
+
+def draw_canvases(scaled: NDArray[np.uint8], plan: Plan, tiles: Sequence[Tile]) -> NDArray[np.uint8]:
+    """Content of `tiles` at the top left of canvases (B, H, W, 3), zeros elsewhere."""
+    canvases = np.zeros((len(tiles), *plan.canvas_size, 3), np.uint8)
+    for canvas, tile in zip(canvases, tiles, strict=True):
+        content = scaled[tile.top : tile.top + tile.height, tile.left : tile.left + tile.width]
+        canvas[: tile.height, : tile.width] = content
+    return canvases
+
+
+def cells_to_image(cells: NDArray[np.int32], plan: Plan) -> NDArray[np.int32]:
+    """Map in cells (h, w) to a map at the posted image's size (H, W), by nearest cell."""
+    if cells.shape == plan.image_size:
+        return cells
+    rows, columns = (
+        np.minimum((np.arange(side) + 0.5) * (scaled / side), scaled - 1).astype(np.intp) // plan.stride
+        for side, scaled in zip(plan.image_size, plan.scaled_size, strict=True)
+    )
+    return np.asarray(cells[rows][:, columns])

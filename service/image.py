@@ -1,0 +1,135 @@
+"""Bytes of an image file to RGB pixels, with limits checked before any pixel is decoded.
+
+One policy for training and serving: EXIF orientation applied; transparent pixels over black; gray, palette
+and CMYK converted; samples of more than 8 bits scaled by the smallest of 10, 12, 14 and 16 bits that holds
+the image's maximum (12-bit microscopy in a 16-bit file divided by 256 would be nearly black). 32-bit integers
+are taken when they lie in 0..65535, floats when they lie in 0..1.
+"""
+
+import io
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ExifTags, Image
+
+from service.errors import ImageTooLargeError, RequestError, UndecodableImageError, UnsupportedImageError
+
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP")
+_MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"BM")  # and WebP's RIFF
+_SAMPLE_DEPTHS = (10, 12, 14, 16)
+_BITS_PER_SAMPLE = 258  # TIFF tag
+
+# Pillow's own guard only warns at 89 megapixels; `decode` has a limit of its own, checked on the header.
+Image.MAX_IMAGE_PIXELS = None
+
+
+def decode(data: bytes, *, max_pixels: int = 100_000_000) -> NDArray[np.uint8]:
+    """Decode JPEG, PNG, WebP, TIFF (first page) or BMP to RGB (H, W, 3), C-contiguous.
+
+    Raises UnsupportedImageError for other formats, ImageTooLargeError above `max_pixels`, and
+    UndecodableImageError for damaged files.
+    """
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            width, height = image.size
+            if width * height > max_pixels:
+                raise ImageTooLargeError(f"the image has {width} x {height} pixels; the limit is {max_pixels:,} in all")
+            image.load()
+            pixels = _to_rgb(image, data)
+    except RequestError:
+        raise
+    except Exception as error:  # on damaged files Pillow raises nearly anything, struct.error and KeyError included
+        raise _explain(data, error) from error
+    return np.ascontiguousarray(pixels)
+
+
+def _explain(data: bytes, error: Exception) -> RequestError:
+    if not data:
+        return UndecodableImageError("the image has no bytes")
+    if not data.startswith(_MAGIC) and not (data.startswith(b"RIFF") and data[8:12] == b"WEBP"):
+        return UnsupportedImageError(f"the bytes are no image of a format taken: {', '.join(FORMATS)}")
+    return UndecodableImageError(f"the image is truncated, damaged or of a kind not supported: {error}")
+
+
+def _to_rgb(image: Image.Image, data: bytes) -> NDArray[np.uint8]:
+    if image.mode in ("I", "F") or image.mode.startswith("I;"):
+        return _upright(_wide_gray_to_rgb(np.asarray(image)), image)
+    if _is_16_bit_colour(image, data):
+        return _wide_colour_to_rgb(image, data)
+    if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
+        coloured = image.convert("RGBA")
+        black = Image.new("RGBA", coloured.size, (0, 0, 0, 255))
+        return _upright(np.asarray(Image.alpha_composite(black, coloured))[..., :3], image)
+    return _upright(np.asarray(image.convert("RGB")), image)
+
+
+def _is_16_bit_colour(image: Image.Image, data: bytes) -> bool:
+    """Pillow drops the low byte of 16-bit RGB(A) and gray with alpha: ask the file's header."""
+    if image.format == "PNG":
+        return bool(data[24] == 16)  # IHDR's bit depth
+    if image.format == "TIFF":
+        bits = _tiff_tags(image).get(_BITS_PER_SAMPLE, (8,))
+        return bool(max(bits) == 16)
+    return False
+
+
+def _tiff_tags(image: Image.Image) -> dict[int, Any]:
+    return dict(getattr(image, "tag_v2", {}))
+
+
+def _wide_gray_to_rgb(samples: NDArray[Any]) -> NDArray[np.uint8]:
+    """Samples (H, W) of 16 or 32 bits to RGB."""
+    if samples.dtype.kind == "f":
+        if not (np.isfinite(samples).all() and samples.min() >= 0 and samples.max() <= 1):
+            raise UndecodableImageError(
+                "floating-point samples must lie in 0..1; rescale the image, or save it as 16 bits"
+            )
+        gray = np.rint(samples * 255).astype(np.uint8)
+    else:
+        if samples.min() < 0 or samples.max() > 65535:
+            raise UndecodableImageError("integer samples must lie in 0..65535; rescale the image")
+        gray = _scale_depth(samples)
+    return np.repeat(gray[..., None], 3, axis=2)
+
+
+def _wide_colour_to_rgb(image: Image.Image, data: bytes) -> NDArray[np.uint8]:
+    """16-bit colour through OpenCV; Pillow has decoded the same bytes before, so they are whole."""
+    decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if decoded is None or decoded.dtype != np.uint16:
+        raise UndecodableImageError("16-bit colour of this kind is not supported; save it as PNG")
+    if decoded.ndim == 2:
+        colour = np.repeat(decoded[..., None], 3, axis=2)
+    else:
+        colour = decoded[..., 2::-1]
+        if decoded.shape[2] == 4:
+            alpha = decoded[..., 3:].astype(np.uint32)
+            colour = ((colour * alpha + 32767) // 65535).astype(np.uint16)
+    rgb = _scale_depth(colour)
+    # OpenCV turns TIFFs by itself, and Pillow has forgotten the tag of those that it has turned.
+    return rgb if image.format == "TIFF" else _upright(rgb, image)
+
+
+def _scale_depth(samples: NDArray[Any]) -> NDArray[np.uint8]:
+    """Samples in 0..65535 to 0..255 by the smallest depth that holds their maximum."""
+    maximum = int(samples.max())
+    depth = next(bits for bits in _SAMPLE_DEPTHS if maximum < 1 << bits)
+    top = (1 << depth) - 1
+    table = ((np.arange(top + 1) * 255 + top // 2) // top).astype(np.uint8)
+    return np.asarray(table[samples])
+
+
+def _upright(pixels: NDArray[np.uint8], image: Image.Image) -> NDArray[np.uint8]:
+    """Apply the EXIF orientation 1..8; an unreadable EXIF block counts as none."""
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # a damaged EXIF block is no reason to refuse good pixels
+        orientation = 1
+    if orientation in (5, 6, 7, 8):
+        pixels = pixels.transpose(1, 0, 2)
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    return pixels
