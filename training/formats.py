@@ -143,13 +143,9 @@ class _Reader:
                 self.problems.append(f"{where}: needs an 'id' (integer or text) and a 'file_name'")
                 continue
             if any(not _is_int(size) or size < 1 for size in sizes):
-                self.problems.append(
-                    f"{where}: height and width are {sizes}; write the image's own, in pixels"
-                )
+                self.problems.append(f"{where}: height and width are {sizes}; write the image's own, in pixels")
             elif not (self.image_dir / name).is_file():
-                self.problems.append(
-                    f"{where}: {self.image_dir / name} is missing; add it or remove the entry"
-                )
+                self.problems.append(f"{where}: {self.image_dir / name} is missing; add it or remove the entry")
             images[entry["id"]] = entry
         return images
 
@@ -175,9 +171,7 @@ class _Reader:
                 self.problems.append(f"{where}: no image has this id; add it to 'images' or remove the entry")
                 continue
             if not isinstance(name, str) or not (self.png_dir / name).is_file():
-                self.problems.append(
-                    f"{where}: {self.png_dir / str(name)} is missing; add it or remove the entry"
-                )
+                self.problems.append(f"{where}: {self.png_dir / str(name)} is missing; add it or remove the entry")
             segments = tuple(self._segments(where, entry.get("segments_info"), class_of))
             if not self.problems:
                 yield Record(
@@ -206,9 +200,7 @@ class _Reader:
                     f"add it there or correct the segment"
                 )
             else:
-                yield SegmentInfo(
-                    id=segment_id, class_index=class_of[category_id], is_crowd=entry.get("iscrowd") == 1
-                )
+                yield SegmentInfo(id=segment_id, class_index=class_of[category_id], is_crowd=entry.get("iscrowd") == 1)
 
     def _check_unique(self, where: str, ids: list[Any]) -> None:
         repeated = [key for key, count in Counter(map(repr, ids)).items() if count > 1]
@@ -229,9 +221,7 @@ def _load_json(path: Path) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not a text file ({error}): give the annotation JSON") from error
     if not isinstance(document, dict):
-        raise ValueError(
-            f"{path} holds a {type(document).__name__}, not an object: is this COCO panoptic JSON?"
-        )
+        raise ValueError(f"{path} holds a {type(document).__name__}, not an object: is this COCO panoptic JSON?")
     return document
 
 

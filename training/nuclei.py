@@ -68,9 +68,7 @@ class Field:
 
 def is_dsb2018(folder: Path) -> bool:
     """Whether `folder` has the layout that `convert` reads."""
-    return (folder / "index.csv").is_file() and all(
-        (folder / name).is_dir() for name in ("images", "instance_maps")
-    )
+    return (folder / "index.csv").is_file() and all((folder / name).is_dir() for name in ("images", "instance_maps"))
 
 
 def convert(source: Path, out: Path) -> None:
@@ -96,9 +94,7 @@ def convert(source: Path, out: Path) -> None:
 def read_index(source: Path) -> list[Field]:
     """The images that `index.csv` lists, in order of their id."""
     if not is_dsb2018(source):
-        raise ValueError(
-            f"{source} is not the dsb2018_nuclei layout: it needs index.csv, images/, instance_maps/"
-        )
+        raise ValueError(f"{source} is not the dsb2018_nuclei layout: it needs index.csv, images/, instance_maps/")
     fields = []
     with (source / "index.csv").open(newline="") as file:
         reader = csv.DictReader(file)
@@ -118,9 +114,7 @@ def read_index(source: Path) -> list[Field]:
                 ) from error
             for path in (field.image_path, field.label_path):
                 if not path.is_file():
-                    raise ValueError(
-                        f"{path} is missing: add it, or take line {reader.line_num} out of index.csv"
-                    )
+                    raise ValueError(f"{path} is missing: add it, or take line {reader.line_num} out of index.csv")
             fields.append(field)
     if not fields:
         raise ValueError(f"{source / 'index.csv'} lists no image")
@@ -181,17 +175,13 @@ def _thumbnail(field: Field) -> npt.NDArray[np.float32]:
     """The image in gray, (t, t), zero mean, unit deviation."""
     image = cv2.imread(str(field.image_path), cv2.IMREAD_GRAYSCALE)
     if image is None:
-        raise ValueError(
-            f"{field.image_path} is not a readable image: replace it, or remove it from index.csv"
-        )
+        raise ValueError(f"{field.image_path} is not a readable image: replace it, or remove it from index.csv")
     if image.shape != (field.height, field.width):
         raise ValueError(
             f"{field.image_path} is {image.shape[1]}x{image.shape[0]}, "
             f"index.csv says {field.width}x{field.height}: correct the line"
         )
-    small = cv2.resize(
-        image.astype(np.float32), (THUMBNAIL_SIZE, THUMBNAIL_SIZE), interpolation=cv2.INTER_AREA
-    )
+    small = cv2.resize(image.astype(np.float32), (THUMBNAIL_SIZE, THUMBNAIL_SIZE), interpolation=cv2.INTER_AREA)
     return np.asarray((small - small.mean()) / (small.std() + 1e-6), np.float32)
 
 
@@ -244,9 +234,7 @@ def _write_split(folder: Path, name: str, fields: Sequence[Field]) -> None:
 def _read_labels(field: Field) -> npt.NDArray[np.int32]:
     labels = cv2.imread(str(field.label_path), cv2.IMREAD_UNCHANGED)
     if labels is None or labels.ndim != 2 or labels.dtype not in (np.uint8, np.uint16):
-        raise ValueError(
-            f"{field.label_path} is not an 8 or 16 bit gray PNG with one number for each nucleus"
-        )
+        raise ValueError(f"{field.label_path} is not an 8 or 16 bit gray PNG with one number for each nucleus")
     if labels.shape != (field.height, field.width):
         raise ValueError(
             f"{field.label_path} is {labels.shape[1]}x{labels.shape[0]}, "
