@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 from service.errors import RequestError
 from service.image import decode
 from training.augment import AugmentConfig, augment
-from training.formats import Record
+from training.formats import Record, SegmentInfo
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +29,15 @@ class Sample:
     id_map: Tensor  # int32 (H, W), 0 = void
     class_index: Tensor  # int64 (T,)
     is_crowd: Tensor  # bool (T,)
+
+    @property
+    def segments(self) -> tuple[SegmentInfo, ...]:
+        """The segments of `id_map`, for `metrics.Evaluation`."""
+        known = zip(self.class_index.tolist(), self.is_crowd.tolist(), strict=True)
+        return tuple(
+            SegmentInfo(id=number, class_index=class_index, is_crowd=is_crowd)
+            for number, (class_index, is_crowd) in enumerate(known, start=1)
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
