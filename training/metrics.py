@@ -19,6 +19,7 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
@@ -225,26 +226,24 @@ def _iou(counts: _Counts) -> NDArray[np.float64]:
 
 
 def print_summary(evaluation: Evaluation, console: Console | None = None) -> None:
-    """Show the scores as tables: all images and each group; each class where there are several."""
+    """Show the scores as two tables, 80 columns wide: each group and all images; each class."""
     console = console or Console()
     columns = {
-        "AP50 pooled": "ap50_pooled",
-        "AP50 mean": "ap50_mean",
-        "AP pooled": "ap_pooled",
+        "AP50\npooled": "ap50_pooled",
+        "AP50\nmean": "ap50_mean",
+        "AP\npooled": "ap_pooled",
         "PQ": "pq",
-        "SQ": "sq",
-        "RQ": "rq",
-        "PQ things": "pq_things",
-        "PQ stuff": "pq_stuff",
+        "PQ\nthings": "pq_things",
+        "PQ\nstuff": "pq_stuff",
         "mIoU": "miou",
     }
     rows = {group: summary for group, summary in evaluation.group_summaries().items() if group}
     rows["all"] = evaluation.summary()
-    table = Table("group", "images", *columns, title="Scores")
+    table = Table("group", "images", *columns, box=SIMPLE)
     for name, summary in rows.items():
         table.add_row(name, f"{summary['num_images']:.0f}", *_cells(summary, columns.values()))
     console.print(table)
-    classes = Table("class", "PQ", "SQ", "RQ", "IoU", title="By class")
+    classes = Table("class", "PQ", "SQ", "RQ", "IoU", box=SIMPLE)
     for name, summary in evaluation.class_summaries().items():
         classes.add_row(name, *_cells(summary, ("pq", "sq", "rq", "iou")))
     console.print(classes)

@@ -6,11 +6,11 @@ in `annotations/panoptic_{train,val}/<id>.png` and the images, byte for byte, in
 
 The split is a pure function of the images. Groups are size and kind ("256x256 gray").
 
-1. Two images of a group are the same field when the phase correlation of their thumbnails (128x128, area
-   averaged, zero mean, unit deviation) peaks at 0.2 or more **and** the thumbnails, laid over each other at
-   that shift, correlate by 0.8 or more over an overlap of at least a fifth of the area. The peak alone does
-   not decide: sparse fields share their flat background and reach 0.6 by it, while two overlapping cuts of
-   one slide reach only 0.3. No Hann window, because it hides such shifts and makes flat fields alike.
+1. Two images of a group are the same field when the phase correlation of their thumbnails (128x128, area averaged,
+   zero mean, unit deviation) peaks at 0.1 or more **and** the thumbnails, laid over each other at that shift, correlate
+   by 0.9 or more over an overlap of at least a fifth of the area. The peak alone does not decide: sparse fields reach
+   0.3 by the flat background they share, as much as two overlapping cuts of one slide. No Hann window, because it
+   hides such shifts and makes flat fields alike (0.6).
 2. Images joined by such pairs form a cluster, and a cluster is never divided.
 3. A group of n >= 3 images gives max(1, round(0.15 n)) to validation: clusters are taken in the order of the
    SHA-256 of their smallest id while they fit into what is left. Groups of fewer images train only.
@@ -36,8 +36,8 @@ from scipy.sparse import coo_array  # type: ignore[import-untyped]
 from scipy.sparse.csgraph import connected_components  # type: ignore[import-untyped]
 
 THUMBNAIL_SIZE = 128
-MIN_PEAK = 0.2
-MIN_CORRELATION = 0.8
+MIN_PEAK = 0.1
+MIN_CORRELATION = 0.9
 MIN_OVERLAP = 0.2
 VAL_FRACTION = 0.15
 
