@@ -104,7 +104,7 @@ class ArtifactMetadata(_Frozen):
     num_slots: int = Field(gt=0)
     uses_image_statistics: bool
     thresholds: Thresholds
-    variants: tuple[Variant, ...] = Field(min_length=1)
+    variants: tuple[Variant, ...] = ()
     provenance: dict[str, JsonValue] = {}
 
     @field_validator("version", mode="before")
@@ -152,9 +152,12 @@ def load(folder: Path | str) -> ArtifactMetadata:
     if isinstance(found, int) and found > SCHEMA_VERSION:
         raise ArtifactError(f"{path} has schema_version {found}; this release reads up to {SCHEMA_VERSION}: update it")
     try:
-        return ArtifactMetadata.model_validate(content)
+        metadata = ArtifactMetadata.model_validate(content)
     except ValidationError as error:
         raise ArtifactError(f"{path} is not a valid artifact: {error}") from error
+    if not metadata.variants:
+        raise ArtifactError(f"{path} lists no variant: an artifact needs at least one graph")
+    return metadata
 
 
 def save(metadata: ArtifactMetadata, folder: Path | str) -> None:
