@@ -8,6 +8,7 @@ ServiceError
 │   ├── NotFoundError             404  no such model, version or page
 │   ├── BodyTooLargeError         413  more bytes than the limit
 │   ├── ImageTooLargeError        413  more pixels than the limit
+│   ├── UnsupportedBodyError      415  a content type that carries no image
 │   ├── UnsupportedImageError     415  not one of the image formats taken
 │   ├── UndecodableImageError     422  of a format taken, but truncated, damaged or of an unknown sample type
 │   └── InvalidParameterError     422  a query parameter is unknown or out of its range
@@ -81,6 +82,14 @@ class ImageTooLargeError(RequestError):
     status = 413
     type = "image-too-large"
     title = "Image too large"
+
+
+class UnsupportedBodyError(RequestError):
+    """A content type that carries no image."""
+
+    status = 415
+    type = "unsupported-body"
+    title = "Content type not supported"
 
 
 class UnsupportedImageError(RequestError):

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-import onnxruntime  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
 from service.errors import ArtifactError
@@ -25,6 +24,8 @@ class OnnxSession:
     """ONNX Runtime on the CPU, in this process; inputs that the graph does not have are left out."""
 
     def __init__(self, path: Path | str, *, threads: int | None = None) -> None:
+        import onnxruntime  # type: ignore[import-untyped]  # here, as the HTTP process needs only the Protocol
+
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or available_cpus()
         options.inter_op_num_threads = 1

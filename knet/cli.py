@@ -1,0 +1,121 @@
+"""The `knet` command. Heavy imports are inside the subcommand that needs them."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    help="K-Net image segmentation: train, evaluate, export, serve.",
+    no_args_is_help=True,
+    pretty_exceptions_show_locals=False,
+)
+
+
+@app.callback()
+def _main() -> None:
+    """K-Net image segmentation: train, evaluate, export, serve."""
+
+
+@app.command()
+def serve(
+    repository: Annotated[
+        Path | None, typer.Option(help="Folder of models, NAME/VERSION/artifact.json. Default: the bundled models.")
+    ] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on. Default: 127.0.0.1.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on. Default: 8000.")] = None,
+) -> None:
+    """Serve models over HTTP until stopped.
+
+    Each option is also an environment variable (KNET_REPOSITORY, KNET_HOST, KNET_PORT), as are all other settings:
+    KNET_API_KEYS, KNET_MAX_BODY_BYTES, KNET_MAX_PIXELS, KNET_MAX_QUEUE, ... (service/settings.py lists them).
+    """
+    with _explained("serve"):
+        from service.server import run
+        from service.settings import Settings
+
+        given: dict[str, Any] = {"repository": repository, "host": host, "port": port}
+        settings = Settings(**{name: value for name, value in given.items() if value is not None})
+        run(settings)
+
+
+@app.command()
+def segment(
+    image: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="JPEG, PNG, WebP, TIFF or BMP file.")],
+    out: Annotated[Path, typer.Option(help="Folder for the answer (JSON) and the picture (PNG).")] = Path("demo"),
+    url: Annotated[str | None, typer.Option(help="A running server; without it, one is started and stopped.")] = None,
+    api_key: Annotated[str | None, typer.Option(envvar="KNET_API_KEY", help="Key of that server.")] = None,
+    model: Annotated[str, typer.Option(help="Name of the model.")] = "nuclei",
+    task: Annotated[str | None, typer.Option(help="panoptic, instance or semantic. Default: the model's.")] = None,
+    score_threshold: Annotated[float | None, typer.Option(help="Least score of an object, 0..1.")] = None,
+    overlap_threshold: Annotated[
+        float | None, typer.Option(help="Least share of a mask that must be its own, 0..1.")
+    ] = None,
+) -> None:
+    """Segment one image: masks as JSON, and a picture of them drawn over the image."""
+    from knet.segment import segment_image, show
+
+    with _explained("serve"), _server(url) as (where, start_timeout):
+        answer, files = segment_image(
+            image,
+            out,
+            url=where,
+            api_key=api_key,
+            start_timeout=start_timeout,
+            model=model,
+            task=task,
+            score_threshold=score_threshold,
+            overlap_threshold=overlap_threshold,
+        )
+    show(answer, files)
+
+
+@contextmanager
+def _server(url: str | None) -> Iterator[tuple[str, float]]:
+    """URL of the server to ask and the seconds to wait for it: the one named, or one of our own."""
+    if url is not None:
+        yield url, 5.0
+        return
+    from service.server import background
+    from service.settings import Settings
+
+    with background(Settings(host="127.0.0.1", port=0, api_keys=())) as own:
+        yield own, 120.0
+
+
+@contextmanager
+def _explained(extra: str) -> Iterator[None]:
+    """Turn expected failures into a line on standard error; `extra` is what the command needs installed."""
+    from knet.client import KNetError
+
+    expected: tuple[type[Exception], ...] = (KNetError, OSError)
+    try:
+        from pydantic import ValidationError
+
+        from service.errors import ServiceError
+
+        expected = (*expected, ServiceError, ValidationError)
+    except ModuleNotFoundError:
+        pass
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        _fail(f"{error.name} is not installed; this command needs: pip install '.[{extra}]'")
+    except expected as error:
+        _fail(_words(error))
+
+
+def _words(error: Any) -> str:
+    """Message of an expected error; pydantic's without its web addresses."""
+    if hasattr(error, "errors"):
+        return "; ".join(
+            f"{'.'.join(map(str, entry['loc'])) or 'settings'}: {entry['msg']}" for entry in error.errors()
+        )
+    return str(error)
+
+
+def _fail(message: str) -> None:
+    typer.secho(f"knet: {message}", fg=typer.colors.RED, err=True)
+    raise typer.Exit(1)

@@ -1,0 +1,68 @@
+"""Pictures: masks drawn over an image, and the id-map as a COCO panoptic PNG."""
+
+import colorsys
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from service.artifact import ArtifactMetadata
+from service.segments import Segment, Segmentation
+
+_THING_OPACITY, _STUFF_OPACITY, _CONTOUR_OPACITY = 0.4, 0.2, 0.9
+_GOLDEN_RATIO = 0.618034  # hues of consecutive ids lie far apart
+
+
+def draw_overlay(
+    image: NDArray[np.uint8], segmentation: Segmentation, metadata: ArtifactMetadata, *, by_category: bool
+) -> NDArray[np.uint8]:
+    """Image (H, W, 3) with each segment tinted and outlined.
+
+    Things get a colour each, stuff (and everything, with `by_category`) its category's; void stays as it is.
+    """
+    id_map = segmentation.id_map
+    colours = np.zeros((len(segmentation.segments) + 1, 3), np.float32)
+    opacity = np.zeros(len(segmentation.segments) + 1, np.float32)
+    outlined = np.zeros(len(segmentation.segments) + 1, np.bool_)
+    for segment in segmentation.segments:
+        is_thing = metadata.categories[segment.class_index].is_thing
+        own_colour = is_thing and not by_category
+        colours[segment.id] = _distinct_colour(segment) if own_colour else _category_colour(segment, metadata)
+        opacity[segment.id] = _THING_OPACITY if is_thing else _STUFF_OPACITY
+        outlined[segment.id] = is_thing
+    weight = opacity[id_map]
+    weight[_contours(id_map) & outlined[id_map]] = _CONTOUR_OPACITY
+    tint = colours[id_map]
+    picture = image + (tint - image) * weight[..., None]
+    return np.asarray(np.rint(picture), np.uint8)
+
+
+def panoptic_png(id_map: NDArray[np.int32]) -> bytes:
+    """COCO panoptic PNG of an id-map (H, W): id = R + 256 G + 65536 B."""
+    return png(np.stack([id_map & 255, id_map >> 8 & 255, id_map >> 16 & 255], axis=-1).astype(np.uint8))
+
+
+def png(image: NDArray[np.uint8]) -> bytes:
+    """PNG file of an RGB image (H, W, 3)."""
+    _, encoded = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+    return encoded.tobytes()
+
+
+def _distinct_colour(segment: Segment) -> tuple[float, ...]:
+    hue = segment.id * _GOLDEN_RATIO % 1
+    return tuple(255 * channel for channel in colorsys.hsv_to_rgb(hue, 0.85, 1.0))
+
+
+def _category_colour(segment: Segment, metadata: ArtifactMetadata) -> tuple[int, int, int]:
+    return metadata.categories[segment.class_index].colour
+
+
+def _contours(id_map: NDArray[np.int32]) -> NDArray[np.bool_]:
+    """Pixels (H, W) with a neighbour of another id; an object at the image's border is open there."""
+    result = np.zeros(id_map.shape, np.bool_)
+    below, beside = id_map[1:] != id_map[:-1], id_map[:, 1:] != id_map[:, :-1]
+    result[1:] |= below
+    result[:-1] |= below
+    result[:, 1:] |= beside
+    result[:, :-1] |= beside
+    return result

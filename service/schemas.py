@@ -1,0 +1,145 @@
+"""Query parameters, and the shapes of the answers as the API's documentation shows them."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from service.artifact import Category, Geometry, Thresholds, Variant
+
+Task = Literal["panoptic", "instance", "semantic"]
+Format = Literal["rle", "png", "overlay"]
+Threshold = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+
+
+class SegmentQuery(BaseModel):
+    """Query parameters of the segment route."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    task: Task | None = Field(default=None, description="default: the model's kind; a panoptic model answers all")
+    format: Format | None = Field(
+        default=None,
+        description="`rle`: COCO RLE of each segment (default); `png`: a base64 COCO panoptic PNG beside the "
+        "segments; `overlay`: RLE, and a base64 PNG of the masks drawn over the image. With `Accept: image/png` "
+        "the PNG alone (`png` unless `overlay` is named), for one image.",
+    )
+    score_threshold: Threshold | None = Field(default=None, description="least score of a thing; default: the model's")
+    overlap_threshold: Threshold | None = Field(
+        default=None, description="least share of a mask that must remain after the merge; default: the model's"
+    )
+    categories: list[str] = Field(
+        default=[], description="only these: ids or names, repeated or separated by commas; default: all"
+    )
+
+
+class Rle(BaseModel):
+    """COCO run-length encoding; pycocotools reads it as it is."""
+
+    size: tuple[int, int] = Field(description="height, width")
+    counts: str
+
+
+class SegmentAnswer(BaseModel):
+    """One region."""
+
+    id: int = Field(description="1, 2, ... by descending score; its value in the PNG")
+    category_id: int
+    category: str
+    is_thing: bool
+    score: float | None = Field(description="null in the semantic task")
+    area: int = Field(description="pixels")
+    bbox: tuple[int, int, int, int] = Field(description="x, y, width, height")
+    segmentation: Rle | None = Field(default=None, description="absent with `format=png`")
+
+
+class ImageSize(BaseModel):
+    """Size of the posted image after its EXIF orientation; that of all masks."""
+
+    width: int
+    height: int
+
+
+class Timing(BaseModel):
+    """Milliseconds; `queue` is waiting for a place and for the engine, `total` holds everything."""
+
+    decode: float
+    queue: float
+    engine: float
+    encode: float
+    total: float
+
+
+class Answer(BaseModel):
+    """The segments of one image."""
+
+    model: str
+    version: str
+    task: Task
+    image: ImageSize
+    segments: list[SegmentAnswer]
+    warnings: list[str]
+    timing_ms: Timing
+    png: str | None = Field(default=None, description="with `format=png`: base64 COCO panoptic PNG")
+    overlay: str | None = Field(default=None, description="with `format=overlay`: base64 PNG")
+
+
+class Problem(BaseModel):
+    """An error (RFC 9457)."""
+
+    type: str = Field(description="stable name of the kind of error")
+    title: str
+    status: int
+    detail: str = Field(description="what happened and what to do")
+    instance: str
+    request_id: str
+
+
+class Answers(BaseModel):
+    """Several images: an answer or a problem for each, in their order."""
+
+    results: list[Answer | Problem]
+
+
+class ModelSummary(BaseModel):
+    """A model and its versions, oldest first."""
+
+    name: str
+    versions: list[str]
+    kind: Task
+    tasks: list[Task]
+    ready: bool = Field(description="whether its newest version answers now")
+
+
+class ModelList(BaseModel):
+    """All models of this server."""
+
+    models: list[ModelSummary]
+
+
+class ModelVersion(BaseModel):
+    """One version of a model."""
+
+    version: str
+    ready: bool
+    state: str
+    kind: Task
+    tasks: list[Task]
+    categories: tuple[Category, ...]
+    geometry: Geometry
+    thresholds: Thresholds
+    output_stride: int
+    most_things_per_tile: int
+    variants: tuple[Variant, ...]
+
+
+class ModelDetail(BaseModel):
+    """A model, its newest version last; requests without a version go to that one."""
+
+    name: str
+    versions: list[ModelVersion]
+
+
+class Health(BaseModel):
+    """State of the server."""
+
+    status: str

@@ -1,0 +1,66 @@
+"""A running server: in the foreground for `knet serve`, in a thread for `knet segment`."""
+
+import logging
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import uvicorn
+
+from service.app import create_app
+from service.errors import ServiceError
+from service.settings import Settings
+
+
+def run(settings: Settings) -> None:
+    """Serve until SIGTERM or Ctrl-C; raises ArtifactError when the repository is no good."""
+    logging.basicConfig(
+        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
+    )
+    # uvicorn finishes what runs, then raises the signal again: a requested stop is a success.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    with _listen(settings) as listener:
+        try:
+            uvicorn.Server(_uvicorn_config(settings)).run(sockets=[listener])
+        except KeyboardInterrupt:
+            sys.exit(130)
+
+
+@contextmanager
+def background(settings: Settings) -> Iterator[str]:
+    """Serve in a thread and give the server's URL; it may not be ready yet. Stops at the end of the block."""
+    with _listen(settings) as listener:
+        server = uvicorn.Server(_uvicorn_config(settings))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="server", daemon=True)
+        thread.start()
+        host, port = listener.getsockname()[:2]
+        try:
+            yield f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+def _listen(settings: Settings) -> socket.socket:
+    """A bound socket: a port in use is noticed before any engine starts, and port 0 is known at once."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    try:
+        return socket.create_server((settings.host, settings.port), family=family, backlog=1024)
+    except OSError as error:
+        raise ServiceError(f"cannot listen on {settings.host}:{settings.port}: {error.strerror}") from error
+
+
+def _uvicorn_config(settings: Settings) -> uvicorn.Config:
+    return uvicorn.Config(
+        create_app(settings),
+        http="h11",  # httptools takes headers of any size
+        h11_max_incomplete_event_size=64 * 1024,
+        ws="none",
+        log_config=None,
+        access_log=False,  # the application's own line has the request id and the duration
+        server_header=False,
+        timeout_graceful_shutdown=settings.shutdown_grace_s,
+    )
