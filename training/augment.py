@@ -103,8 +103,6 @@ def scaled_crop(
     scale = math.exp(rng.uniform(-1, 1) * math.log(config.scale_jitter))
     turns = int(rng.integers(4)) if config.turns else 0
     limits = _content_limits(config, rng)
-    if turns % 2:  # the cut lies as the image does, the limits as the turned crop
-        limits = limits[::-1]
     cuts = [_cut(length, limit, scale, rng) for length, limit in zip(id_map.shape, limits, strict=True)]
     (top, box_height, height), (left, box_width, width) = cuts
     image = F.crop(image, top, left, box_height, box_width)

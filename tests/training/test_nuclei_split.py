@@ -76,6 +76,8 @@ def test_clusters_stay_whole_and_order_does_not_matter():
     rng = np.random.default_rng(0)
     clusters = [[f"{i}-{j}" for j in range(rng.integers(1, 5))] for i in range(40)]
     chosen = choose_validation(clusters)
+    quota = round(0.15 * sum(map(len, clusters)))
+    assert quota - 3 <= len(chosen) <= quota
     assert all(chosen >= set(cluster) or not chosen & set(cluster) for cluster in clusters)
     shuffled = [cluster[::-1] for cluster in clusters[::-1]]
     assert choose_validation(shuffled) == chosen
