@@ -8,6 +8,7 @@ Norm = Literal["group", "batch"]
 FirstKernels = Literal["learned", "seeded"]
 Normalisation = Literal["imagenet", "image"]
 Competitors = Literal["all", "confident"]
+Geometry = Literal["fit", "tile"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,9 +53,11 @@ class KNetConfig:
     fixed_stuff_score: float | None = (
         None  # score of every stuff kernel in the merge; None: the predicted one
     )
-    competitors: Competitors = (
-        "all"  # kernels that compete for a pixel: all (official) or those above threshold
-    )
+    competitors: Competitors = "all"  # for a pixel: every kernel (official) or "confident" ones, above threshold
+    geometry: Geometry = "fit"  # of served images: fitted to one canvas, or cut into tiles at their own scale
+    canvas_sizes: tuple[int, ...] = (800, 1344)  # "fit": height, width; "tile": side lengths a canvas may have
+    tile_overlap: int = 0  # pixels that neighbouring tiles share at least
+    output_stride: int = 4  # image pixels per pixel of the id-map
     score_threshold: float = 0.3  # defaults of the merge
     overlap_threshold: float = 0.6
 
@@ -64,6 +67,7 @@ class KNetConfig:
             ("norm", Norm),
             ("first_kernels", FirstKernels),
             ("competitors", Competitors),
+            ("geometry", Geometry),
         ):
             if getattr(self, name) not in get_args(values):
                 raise ValueError(f"{name} is {getattr(self, name)!r}; legal: {', '.join(get_args(values))}")
@@ -74,6 +78,10 @@ class KNetConfig:
             raise ValueError(f"feature_stride is {self.feature_stride}; legal: 2, 4, 8")
         if self.mask_upsample not in (1, 2, 4) or self.mask_upsample > self.feature_stride:
             raise ValueError(f"mask_upsample is {self.mask_upsample}; legal: 1, 2, 4, at most feature_stride")
+        if self.output_stride < 1 or self.mask_stride % self.output_stride:
+            raise ValueError(f"output_stride is {self.output_stride}; legal: divisors of {self.mask_stride}")
+        if any(size % self.size_multiple for size in self.canvas_sizes) or not self.canvas_sizes:
+            raise ValueError(f"canvas_sizes is {self.canvas_sizes}; legal: multiples of {self.size_multiple}")
         if self.channels % self.num_heads:
             raise ValueError(
                 f"channels is {self.channels}; legal: a multiple of num_heads ({self.num_heads})"
@@ -116,7 +124,7 @@ class KNetConfig:
     @property
     def size_multiple(self) -> int:
         """Image height and width must be multiples of this: the stride of the coarsest level."""
-        return 2 ** (max(self.backbone_levels) + 1)
+        return int(2 ** (max(self.backbone_levels) + 1))
 
     def to_json(self) -> str:
         """Readable JSON; `from_json` gives the same config."""
@@ -140,6 +148,7 @@ class KNetConfig:
             | {
                 "categories": tuple(_category(entry) for entry in values["categories"]),
                 "backbone_levels": tuple(values["backbone_levels"]),
+                "canvas_sizes": tuple(values["canvas_sizes"]),
             }
         )
 
@@ -173,5 +182,9 @@ def knet_nuclei(categories: tuple[Category, ...]) -> KNetConfig:
         num_heads=4,
         ffn_channels=256,
         fixed_stuff_score=1.0,
+        geometry="tile",
+        canvas_sizes=(256, 320, 384, 448, 512, 576, 640, 704),
+        tile_overlap=96,
+        output_stride=2,
         overlap_threshold=0.5,
     )
