@@ -14,6 +14,8 @@ from service.app import create_app
 from service.errors import ServiceError
 from service.settings import Settings
 
+logger = logging.getLogger("knet.server")
+
 
 def run(settings: Settings) -> None:
     """Serve until SIGTERM or Ctrl-C; raises ArtifactError when the repository is no good."""
@@ -23,8 +25,10 @@ def run(settings: Settings) -> None:
     # uvicorn finishes what runs, then raises the signal again: a requested stop is a success.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with _listen(settings) as listener:
+        server = uvicorn.Server(_uvicorn_config(settings))
+        logger.info("listening on %s (API documentation: /docs)", _url(listener))
         try:
-            uvicorn.Server(_uvicorn_config(settings)).run(sockets=[listener])
+            server.run(sockets=[listener])
         except KeyboardInterrupt:
             sys.exit(130)
 
@@ -36,9 +40,8 @@ def background(settings: Settings) -> Iterator[str]:
         server = uvicorn.Server(_uvicorn_config(settings))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="server", daemon=True)
         thread.start()
-        host, port = listener.getsockname()[:2]
         try:
-            yield f"http://{f'[{host}]' if ':' in host else host}:{port}"
+            yield _url(listener)
         finally:
             server.should_exit = True
             thread.join()
@@ -47,10 +50,21 @@ def background(settings: Settings) -> Iterator[str]:
 def _listen(settings: Settings) -> socket.socket:
     """A bound socket: a port in use is noticed before any engine starts, and port 0 is known at once."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    # The protocol is named, as asyncio sets TCP_NODELAY only then; without it answers wait 40 ms for an ACK.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
-        return socket.create_server((settings.host, settings.port), family=family, backlog=1024)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((settings.host, settings.port))
+        listener.listen(1024)
     except OSError as error:
+        listener.close()
         raise ServiceError(f"cannot listen on {settings.host}:{settings.port}: {error.strerror}") from error
+    return listener
+
+
+def _url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def _uvicorn_config(settings: Settings) -> uvicorn.Config:

@@ -1,0 +1,123 @@
+import json
+import multiprocessing
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from knet.cli import app
+
+KEY = "a key of 16 bytes"
+
+
+@pytest.fixture
+def invoke():
+    def call(*arguments: object):
+        return CliRunner().invoke(app, [str(argument) for argument in arguments], env={"COLUMNS": "120"})
+
+    return call
+
+
+def check_files(out, image_path) -> dict:
+    answer = json.loads((out / "cells.json").read_text())
+    assert [segment["area"] for segment in answer["segments"]] == [252, 100, 1648]
+    assert all("counts" in segment["segmentation"] for segment in answer["segments"])
+    assert "overlay" not in answer
+    picture = np.asarray(Image.open(out / "cells.png"))
+    original = np.asarray(Image.open(image_path))
+    assert picture.shape == original.shape
+    assert (picture != original).any()
+    return answer
+
+
+def test_segment_asks_a_running_server(invoke, nuclei_server, image_path, tmp_path):
+    out = tmp_path / "out" / "deep"
+    result = invoke("segment", image_path, "--url", nuclei_server, "--api-key", KEY, "--out", out)
+    assert result.exit_code == 0, result.output
+    check_files(out, image_path)
+    assert "3 segments: 2 nucleus, 1 background; 40 x 50 pixels" in result.stdout
+    assert "0.750" in result.stdout
+    assert str(out / "cells.json") in result.stdout
+    assert str(out / "cells.png") in result.stdout
+
+
+def test_segment_starts_and_stops_a_server_of_its_own(invoke, nuclei_repository, image_path, tmp_path, monkeypatch):
+    monkeypatch.setenv("KNET_REPOSITORY", str(nuclei_repository))
+    monkeypatch.setenv("KNET_HOST", "0.0.0.0")  # of `knet serve`, and no business of this one
+    before = set(multiprocessing.active_children())
+    result = invoke("segment", image_path, "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    check_files(tmp_path / "out", image_path)
+    assert set(multiprocessing.active_children()) <= before
+
+
+def test_table_shows_the_best_segments_and_the_total(invoke, nuclei_server, tmp_path):
+    image = np.zeros((32, 60, 3), np.uint8)
+    image[:, :55, 0] = np.arange(55) // 5 + 1
+    path = tmp_path / "many.png"
+    Image.fromarray(image).save(path)
+    options = ("--score-threshold", 0, "--overlap-threshold", 0, "--task", "instance")
+    result = invoke("segment", path, "--url", nuclei_server, "--api-key", KEY, "--out", tmp_path, *options)
+    assert result.exit_code == 0, result.output
+    assert "11 segments (the first 10 shown): 6 nucleus, 5 cell" in result.stdout
+    assert "Warning: the image used nearly all" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--model", "cats"), "there is nuclei"),
+        (("--task", "depth"), "'panoptic', 'instance' or 'semantic'"),
+        (("--score-threshold", 2), "score_threshold"),
+    ],
+)
+def test_refusals_are_told_in_one_line(invoke, nuclei_server, image_path, tmp_path, options, words):
+    result = invoke("segment", image_path, "--url", nuclei_server, "--api-key", KEY, "--out", tmp_path, *options)
+    assert result.exit_code == 1
+    assert result.stderr.startswith("knet: ")
+    assert words in result.stderr
+    assert "Traceback" not in result.output
+
+
+def test_serve_refuses_what_is_unsafe_or_missing(invoke, tmp_path):
+    open_server = invoke("serve", "--host", "0.0.0.0")
+    assert open_server.exit_code == 1
+    assert "KNET_API_KEYS" in open_server.stderr
+    no_models = invoke("serve", "--repository", tmp_path)
+    assert no_models.exit_code == 1
+    assert "no model in" in no_models.stderr
+
+
+def test_missing_extra_is_told_with_the_command_that_installs_it():
+    code = """
+import sys
+sys.modules["onnxruntime"] = sys.modules["uvicorn"] = None
+from knet.cli import app
+app(["serve"])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "pip install '.[serve]'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_help_loads_nothing_heavy():
+    code = """
+import sys
+from knet.cli import app
+try:
+    app(["--help"])
+except SystemExit:
+    print(sorted({"torch", "cv2", "fastapi", "onnxruntime", "numpy"} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip().endswith("[]")
+
+
+def test_the_module_is_the_command():
+    done = subprocess.run([sys.executable, "-m", "knet", "--help"], capture_output=True, text=True, check=True)
+    assert "segment" in done.stdout
+    assert "serve" in done.stdout

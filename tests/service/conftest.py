@@ -1,0 +1,62 @@
+import importlib.util
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import httpx
+import numpy as np
+import pytest
+
+from service.server import background
+from service.settings import Settings
+
+
+@pytest.fixture(scope="session")
+def tiny() -> ModuleType:
+    """The module beside this file; test folders are no packages, so that it cannot be imported by name."""
+    spec = importlib.util.spec_from_file_location("tiny_artifact", Path(__file__).with_name("tiny_artifact.py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def repository(tiny, tmp_path_factory) -> Path:
+    """A repository with one model in versions 2 and 10."""
+    folder = tmp_path_factory.mktemp("repository")
+    tiny.write_artifact(folder, version="2")
+    tiny.write_artifact(folder, version="10", stride=2)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def server(repository) -> Iterator[str]:
+    """URL of a real, ready server of that repository."""
+    with background(Settings(repository=repository, port=0, max_pixels=1_000_000, max_body_bytes=4_000_000)) as url:
+        wait_ready(url)
+        yield url
+
+
+@pytest.fixture
+def http(server) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=server, timeout=30) as client:
+        yield client
+
+
+@pytest.fixture
+def scene() -> np.ndarray:
+    """RGB image (50, 40, 3): things 3, 7 and 1 on stuff 12; the values of red are slots of the tiny graph."""
+    image = np.zeros((50, 40, 3), np.uint8)
+    image[..., 0] = 12
+    image[4:14, 6:16, 0] = 3
+    image[20:30, 20:34, 0] = 1
+    image[30:44, 2:20, 0] = 7
+    image[..., 1] = 40
+    return image
+
+
+def wait_ready(url: str) -> None:
+    from knet.client import KNetClient
+
+    with KNetClient(url) as client:
+        client.wait_ready(60)

@@ -1,0 +1,150 @@
+import concurrent.futures
+import os
+import signal
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from service.engine import Engine
+from service.errors import EngineDownError, ServiceError
+from service.segmenter import Segmenter
+from service.session import OnnxSession
+
+
+@pytest.fixture
+def start_engine(tiny, tmp_path):
+    engines = []
+
+    def start(*, timeout_s: float = 60.0, **options) -> Engine:
+        metadata = tiny.write_artifact(tmp_path, **options)
+        engine = Engine(metadata, tmp_path / "tiny" / "1" / "model.onnx", threads=1, timeout_s=timeout_s)
+        engine.start()
+        engines.append(engine)
+        return engine
+
+    yield start
+    for engine in engines:
+        engine.close()
+
+
+def wait_until(condition, seconds: float = 30.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "took too long"
+        time.sleep(0.02)
+
+
+def request(side: int = 32) -> dict[str, np.ndarray]:
+    return {
+        "image": np.full((1, side, side, 3), 7, np.uint8),
+        "valid_size": np.array([[side, side]], np.int32),
+        "score_threshold": np.array([0.5], np.float32),
+        "overlap_threshold": np.array([0.5], np.float32),
+    }
+
+
+def run_forever(engine: Engine) -> None:
+    while True:
+        engine.run(request())
+
+
+def test_engine_process_answers_like_the_session_inside(start_engine, tmp_path, scene):
+    engine = start_engine()
+    wait_until(lambda: engine.is_ready)
+    assert engine.pid != os.getpid()
+    metadata = engine._metadata
+    session = OnnxSession(tmp_path / "tiny" / "1" / "model.onnx", threads=1)
+    inside, outside = Segmenter(metadata, session).segment(scene), Segmenter(metadata, engine).segment(scene)
+    np.testing.assert_array_equal(inside.id_map, outside.id_map)
+    assert inside.segments == outside.segments
+
+
+def test_results_stay_valid_after_the_next_run(start_engine):
+    engine = start_engine()
+    wait_until(lambda: engine.is_ready)
+    first = engine.run(request())
+    engine.run(request() | {"image": np.zeros((1, 32, 32, 3), np.uint8)})
+    assert (first["id_map"] == 7).all()
+
+
+def test_threads_may_share_an_engine(start_engine):
+    engine = start_engine()
+    wait_until(lambda: engine.is_ready)
+
+    def answers_are_right(value: int) -> bool:
+        inputs = request() | {"image": np.full((1, 32, 32, 3), value, np.uint8)}
+        return all((engine.run(inputs)["id_map"] == value).all() for _ in range(20))
+
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(answers_are_right, (3, 5, 7, 9)))
+
+
+def test_killed_engine_fails_its_request_and_comes_back(start_engine):
+    engine = start_engine(work=10)
+    wait_until(lambda: engine.is_ready)
+    pid = engine.pid
+    threading.Timer(0.3, os.kill, (pid, signal.SIGKILL)).start()
+    with pytest.raises(EngineDownError):
+        run_forever(engine)
+    with pytest.raises(EngineDownError, match="try again"):  # at once, not after a wait
+        engine.run(request())
+    wait_until(lambda: engine.is_ready)
+    assert engine.pid != pid
+    assert (engine.run(request())["id_map"] == 7).all()
+
+
+def test_hung_engine_is_ended_and_comes_back(start_engine):
+    engine = start_engine()
+    wait_until(lambda: engine.is_ready)
+    engine._timeout_s = 0.2
+    os.kill(engine.pid, signal.SIGSTOP)
+    with pytest.raises(EngineDownError, match="took longer"):
+        engine.run(request())
+    engine._timeout_s = 60.0
+    wait_until(lambda: engine.is_ready)
+    assert (engine.run(request())["id_map"] == 7).all()
+
+
+def test_failure_of_one_run_leaves_the_process_alive(start_engine, tiny):
+    engine = start_engine()
+    wait_until(lambda: engine.is_ready)
+    pid = engine.pid
+    with pytest.raises(ServiceError, match="the model failed"):
+        engine.run(request() | {"image": np.full((1, 32, 32, 3), tiny.FAILING_RED, np.uint8)})
+    assert (engine.run(request())["id_map"] == 7).all()
+    assert engine.pid == pid
+
+
+def test_graph_that_cannot_be_loaded_is_told(start_engine, tiny, tmp_path):
+    metadata = tiny.write_artifact(tmp_path / "bad")
+    path = tmp_path / "bad" / "tiny" / "1" / "model.onnx"
+    path.write_bytes(b"not a graph")
+    engine = Engine(metadata, path)
+    engine.start()
+    try:
+        wait_until(lambda: "cannot load" in engine.state)
+        with pytest.raises(EngineDownError, match="cannot load"):
+            engine.run(request())
+    finally:
+        engine.close()
+
+
+def test_request_larger_than_the_shared_memory_is_refused(start_engine):
+    engine = start_engine()
+    wait_until(lambda: engine.is_ready)
+    with pytest.raises(ValueError, match="shared memory"):
+        engine.run(request(side=1000))
+    assert (engine.run(request())["id_map"] == 7).all()
+
+
+def test_closed_engine_leaves_no_process(start_engine, tiny, tmp_path):
+    metadata = tiny.write_artifact(tmp_path / "other")
+    engine = Engine(metadata, tmp_path / "other" / "tiny" / "1" / "model.onnx")
+    engine.start()
+    wait_until(lambda: engine.is_ready)
+    pid = engine.pid
+    engine.close()
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)

@@ -1,0 +1,208 @@
+import concurrent.futures
+import io
+import multiprocessing
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+from PIL import Image
+
+from knet.client import KNetClient
+from service.artifact import Geometry
+from service.errors import ServiceError
+from service.server import background
+from service.settings import Settings
+
+ROUTE = "/v1/models/tiny/segment"
+
+
+@pytest.fixture(scope="module")
+def slow_repository(tiny, tmp_path_factory) -> Path:
+    """A model that takes about half a second an image."""
+    folder = tmp_path_factory.mktemp("slow")
+    tiny.write_artifact(folder, work=16, geometry=Geometry(mode="tile", sizes=(64,)))
+    return folder
+
+
+@pytest.fixture
+def posted(scene) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(scene).save(file, "PNG")
+    return file.getvalue()
+
+
+def wait_ready(url: str) -> None:
+    with KNetClient(url) as client:
+        client.wait_ready(60)
+
+
+def post(url: str, data: bytes) -> httpx.Response:
+    return httpx.post(url + ROUTE, content=data, timeout=60)
+
+
+def test_server_is_not_ready_until_its_engine_is(repository, posted):
+    with background(Settings(repository=repository, port=0)) as url:
+        while True:  # the socket listens before the application runs
+            response = httpx.get(f"{url}/readyz", timeout=30)
+            if response.status_code == 503:
+                assert "is starting" in response.json()["detail"]
+                early = post(url, posted)
+                assert early.status_code in (200, 503)
+                assert early.status_code == 200 or early.headers["retry-after"]
+            break
+        wait_ready(url)
+        assert post(url, posted).status_code == 200
+
+
+def test_full_queue_says_when_to_come_back(slow_repository, posted):
+    settings = Settings(repository=slow_repository, port=0, max_queue=2, max_images=2, engine_threads=1)
+    with background(settings) as url, concurrent.futures.ThreadPoolExecutor(5) as pool:
+        wait_ready(url)
+        responses = list(pool.map(lambda _: post(url, posted), range(5)))
+        codes = sorted(response.status_code for response in responses)
+        assert codes == [200, 200, 503, 503, 503]
+        refused = next(response for response in responses if response.status_code == 503)
+        assert refused.json()["type"] == "urn:knet:problem:queue-full"
+        assert refused.headers["retry-after"] == "1"
+        assert post(url, posted).status_code == 200
+
+
+def test_killed_engine_gives_503_and_the_server_recovers(slow_repository, posted):
+    with (
+        background(Settings(repository=slow_repository, port=0, engine_threads=1)) as url,
+        concurrent.futures.ThreadPoolExecutor(3) as pool,
+    ):
+        wait_ready(url)
+        pending = [pool.submit(post, url, posted) for _ in range(3)]
+        time.sleep(0.2)
+        (engine,) = (child for child in multiprocessing.active_children() if child.name == "engine tiny/1")
+        os.kill(engine.pid, signal.SIGKILL)
+        responses = [future.result() for future in pending]
+        failed = [response for response in responses if response.status_code != 200]
+        assert len(failed) >= 2  # the first may have been done
+        assert {response.json()["type"] for response in failed} == {"urn:knet:problem:engine-down"}
+        assert all(response.status_code == 503 and response.headers["retry-after"] for response in failed)
+        assert httpx.get(f"{url}/healthz").status_code == 200
+        wait_ready(url)
+        assert post(url, posted).status_code == 200
+    assert not [child for child in multiprocessing.active_children() if child.name == "engine tiny/1"]
+
+
+def test_health_answers_while_the_engine_works(slow_repository, posted):
+    with (
+        background(Settings(repository=slow_repository, port=0, engine_threads=1)) as url,
+        concurrent.futures.ThreadPoolExecutor(1) as pool,
+    ):
+        wait_ready(url)
+        pending = pool.submit(post, url, posted)
+        time.sleep(0.1)
+        begin = time.perf_counter()
+        assert httpx.get(f"{url}/healthz").status_code == 200
+        assert time.perf_counter() - begin < 0.5
+        assert not pending.done()
+        assert pending.result().status_code == 200
+
+
+@pytest.fixture
+def serve(slow_repository):
+    """Start `knet serve` as a user does; gives the process and its URL."""
+    processes = []
+
+    def start(*options: str) -> tuple[subprocess.Popen, str]:
+        command = [sys.executable, "-m", "knet", "serve", "--repository", str(slow_repository), "--port", "0"]
+        process = subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True)
+        processes.append(process)
+        for line in process.stderr:
+            if match := re.search(r"listening on (http://\S+)", line):
+                return process, match[1]
+        raise AssertionError("the server did not start")
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.wait()
+        process.stderr.close()
+
+
+def children_of(pid: int) -> list[int]:
+    return [
+        int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()
+    ]
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def wait_gone(pids: list[int], seconds: float = 5.0) -> None:
+    deadline = time.monotonic() + seconds
+    while any(is_alive(pid) for pid in pids):
+        assert time.monotonic() < deadline, f"{pids} still run"
+        time.sleep(0.05)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_sigterm_lets_the_running_request_finish_and_exits_with_0(serve, posted):
+    process, url = serve()
+    wait_ready(url)
+    children = children_of(process.pid)
+    assert children
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        pending = pool.submit(post, url, posted)
+        time.sleep(0.2)
+        process.send_signal(signal.SIGTERM)
+        assert pending.result().status_code == 200
+    assert process.wait(10) == 0
+    wait_gone(children)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_killed_server_leaves_no_engine_process(serve, posted):
+    process, url = serve()
+    wait_ready(url)
+    children = children_of(process.pid)
+    process.kill()
+    process.wait()
+    wait_gone(children)
+
+
+def test_a_port_in_use_is_told(repository, server):
+    port = int(server.rpartition(":")[2])
+    with (
+        pytest.raises(ServiceError, match=f"cannot listen on 127.0.0.1:{port}"),
+        background(Settings(repository=repository, port=port)),
+    ):
+        pass
+
+
+def test_answers_do_not_wait_for_acknowledgements(server):
+    """Without TCP_NODELAY each answer on a kept connection takes 40 ms."""
+    seconds = []
+    with httpx.Client(base_url=server) as client:
+        for _ in range(15):
+            begin = time.perf_counter()
+            client.get("/healthz")
+            seconds.append(time.perf_counter() - begin)
+    assert sorted(seconds)[7] < 0.03
+
+
+def test_memory_does_not_grow_with_requests(server, posted):
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1])
+
+    with httpx.Client(base_url=server) as client:
+        for _ in range(30):
+            client.post(ROUTE, content=posted)
+        before = resident()
+        for _ in range(100):
+            client.post(ROUTE, content=posted)
+    assert resident() - before < 2000  # pages of 4 kB
