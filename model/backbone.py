@@ -1,10 +1,10 @@
 """image -> feature maps at strides 2 to 32, by timm."""
 
-from typing import cast
+from typing import Any, cast
 
 import timm
 import torch.nn.functional as F
-from timm.layers import Conv2dSame
+from timm.layers.conv2d_same import Conv2dSame
 from torch import Tensor, nn
 
 
@@ -26,8 +26,9 @@ class Backbone(nn.Module):
             raise ValueError(f"timm has no backbone {name!r}; similar: {similar}")
         self.body = timm.create_model(name, pretrained=False, features_only=True, out_indices=levels)
         _fix_same_padding(self.body)
-        self.channels: list[int] = self.body.feature_info.channels()
-        self.strides: list[int] = self.body.feature_info.reduction()
+        info = cast(Any, self.body.feature_info)
+        self.channels: list[int] = info.channels()
+        self.strides: list[int] = info.reduction()
         if self.strides != [2 ** (level + 1) for level in levels]:
             raise ValueError(
                 f"backbone {name!r} has strides {self.strides} at levels {levels}; legal: 2 ** (level + 1)"

@@ -4,6 +4,7 @@ B batch, T thing kernels, N = T + stuff kernels, C channels, K classes, (h, w) t
 """
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -53,7 +54,7 @@ class KernelHead(nn.Module):
         self.segmentation = ConvNorm(config.channels, config.channels, 1, config.norm)
         self.conv_seg = nn.Conv2d(config.channels, config.num_classes, 1)
         nn.init.normal_(self.conv_seg.weight, std=0.01)
-        nn.init.constant_(self.conv_seg.bias, -4.6)  # every class starts at a probability of 0.01
+        nn.init.constant_(cast(Tensor, self.conv_seg.bias), -4.6)  # every class starts at a probability of 0.01
         self.things = SeededKernels(config) if config.first_kernels == "seeded" else LearnedKernels(config)
 
     def forward(
@@ -73,9 +74,7 @@ class KernelHead(nn.Module):
         features = localisation + segmentation
         seg_logits = self.conv_seg(segmentation)
         things, heat_logits = self.things(localisation, features, valid, forced_seeds)
-        return KernelHeadOutput(
-            self._with_stuff(things, seg_logits, valid), features, seg_logits, heat_logits
-        )
+        return KernelHeadOutput(self._with_stuff(things, seg_logits, valid), features, seg_logits, heat_logits)
 
     def _with_stuff(self, things: Kernels, seg_logits: Tensor, valid: Tensor | None) -> Kernels:
         """The semantic kernels are the stuff rows of `conv_seg`, without their bias."""

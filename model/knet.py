@@ -4,6 +4,7 @@ B batch, N kernels, K classes, (H, W) the image, (h, w) the feature map.
 """
 
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -46,9 +47,7 @@ class KNet(nn.Module):
         self.kernel_head = KernelHead(config)
         self.stages = nn.ModuleList(KernelUpdateHead(config) for _ in range(config.num_stages))
 
-    def forward(
-        self, images: Tensor, valid: Tensor | None = None, forced_seeds: Tensor | None = None
-    ) -> KNetOutput:
+    def forward(self, images: Tensor, valid: Tensor | None = None, forced_seeds: Tensor | None = None) -> KNetOutput:
         """Normalised images (B, 3, H, W) -> masks and classes.
 
         Args:
@@ -73,6 +72,13 @@ class KNet(nn.Module):
             head.heat_logits,
             kernels.active,
         )
+
+    def train(self, mode: bool = True) -> Self:
+        """With group norm in the heads the backbone's batch norms keep their statistics, as in the paper's code."""
+        super().train(mode)
+        if self.config.norm == "group":
+            self.backbone.eval()
+        return self
 
     def _enlarge(self, mask_logits: Tensor) -> Tensor:
         factor = float(self.config.mask_upsample)

@@ -11,13 +11,15 @@ from torch import Tensor, nn
 
 from model.config import Norm
 
+# Of the paper's code. At finer strides a convolution after the last doubling of each level would cost more than the
+# rest of the network.
+_PAPER_STRIDE = 8
+
 
 class ConvNorm(nn.Sequential):
     """Convolution without bias, norm, ReLU."""
 
-    def __init__(
-        self, in_channels: int, out_channels: int, kernel_size: int, norm: Norm, stride: int = 1
-    ) -> None:
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, norm: Norm, stride: int = 1) -> None:
         super().__init__(
             nn.Conv2d(in_channels, out_channels, kernel_size, stride, kernel_size // 2, bias=False),
             nn.GroupNorm(32, out_channels) if norm == "group" else nn.BatchNorm2d(out_channels),
@@ -44,6 +46,9 @@ class FPN(nn.Module):
 class SemanticFPN(nn.Module):
     """Brings every FPN level to the feature stride, sums, and gives two maps (section 3.4).
 
+    At the paper's stride a convolution follows each doubling of a level. At finer strides none follows the last one,
+    which is then done once, on the sum of the coarser levels.
+
     Args:
         strides: of the FPN levels, finest first.
         in_channels: of the FPN.
@@ -64,13 +69,14 @@ class SemanticFPN(nn.Module):
     ) -> None:
         super().__init__()
         self.sine_encoding = sine_encoding
-        self.num_fine = sum(stride <= feature_stride for stride in strides)
-        if not 0 < self.num_fine < len(strides):
-            raise ValueError(
-                f"feature_stride is {feature_stride}; legal for FPN strides {strides}: {strides[:-1]}"
-            )
+        num_fine = sum(stride <= feature_stride for stride in strides)
+        if not 0 < num_fine < len(strides):
+            raise ValueError(f"feature_stride is {feature_stride}; legal for FPN strides {strides}: {strides[:-1]}")
+        self.num_direct = len(strides) if feature_stride >= _PAPER_STRIDE else num_fine
+        targets = [feature_stride if i < self.num_direct else 2 * feature_stride for i in range(len(strides))]
         self.levels = nn.ModuleList(
-            _to_stride(stride, feature_stride, in_channels, channels, norm) for stride in strides
+            _to_stride(stride, target, in_channels, channels, norm)
+            for stride, target in zip(strides, targets, strict=True)
         )
         self.localisation = ConvNorm(channels, channels, 1, norm)
         self.segmentation = ConvNorm(channels, channels, 1, norm)
@@ -81,26 +87,22 @@ class SemanticFPN(nn.Module):
         if self.sine_encoding:
             coarsest = coarsest + sine_encoding(coarsest)
         maps = [level(x) for level, x in zip(self.levels, [*finer, coarsest], strict=True)]
-        # The last enlargement is the same for all coarser levels and linear: it is done once, on their sum.
-        total = sum(
-            maps[: self.num_fine], start=_double(sum(maps[self.num_fine + 1 :], start=maps[self.num_fine]))
-        )
+        direct, halved = maps[: self.num_direct], maps[self.num_direct :]
+        if halved:
+            # The last doubling is linear and the same for all of them: it is done once, on their sum.
+            direct.insert(0, _double(sum(halved[1:], start=halved[0])))
+        total = sum(direct[1:], start=direct[0])
         return self.localisation(total), self.segmentation(total)
 
 
 def _to_stride(stride: int, target: int, in_channels: int, channels: int, norm: Norm) -> nn.Sequential:
-    """To the target stride, or to twice the target where the level is coarser.
-
-    One convolution, with stride 2 for each halving; or one for each doubling with bilinear x2 between them.
-    """
-    steps = int(math.log2(max(stride, target) // min(stride, target)))
-    blocks: list[nn.Module] = []
-    for i in range(max(1, steps)):
-        if i and stride > target:
-            blocks.append(nn.Upsample(scale_factor=2.0, mode="bilinear", align_corners=False))
-        blocks.append(
-            ConvNorm(in_channels if i == 0 else channels, channels, 3, norm, 2 if stride < target else 1)
-        )
+    """One convolution, or one with stride 2 for each halving; and bilinear x2 and a convolution for each doubling."""
+    blocks: list[nn.Module] = [ConvNorm(in_channels, channels, 3, norm, 2 if stride < target else 1)]
+    doublings = int(math.log2(stride / target))
+    blocks += [ConvNorm(channels, channels, 3, norm, 2) for _ in range(-doublings - 1)]
+    for _ in range(doublings):
+        blocks.append(nn.Upsample(scale_factor=2.0, mode="bilinear", align_corners=False))
+        blocks.append(ConvNorm(channels, channels, 3, norm))
     return nn.Sequential(*blocks)
 
 
