@@ -30,9 +30,7 @@ def load(folder: Path) -> KNet:
     """
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
-            raise ValueError(
-                f"{folder} is no checkpoint: it has no {name} (a checkpoint has {CONFIG} and {WEIGHTS})"
-            )
+            raise ValueError(f"{folder} is no checkpoint: it has no {name} (a checkpoint has {CONFIG} and {WEIGHTS})")
     try:
         network = KNet(KNetConfig.from_json((folder / CONFIG).read_text()))
     except (ValueError, TypeError, KeyError) as error:

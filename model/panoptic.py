@@ -36,9 +36,7 @@ class PanopticModel(nn.Module):
         super().__init__()
         mask_stride = network.config.mask_stride
         if output_stride < 1 or mask_stride % output_stride:
-            raise ValueError(
-                f"output_stride is {output_stride}; legal: divisors of the mask stride {mask_stride}"
-            )
+            raise ValueError(f"output_stride is {output_stride}; legal: divisors of the mask stride {mask_stride}")
         self.network = network
         self.output_stride = output_stride
 
@@ -73,9 +71,7 @@ class PanopticModel(nn.Module):
         class_index, score, is_stuff = classify(self.network, output)
         mask_probs = output.mask_logits[-1].float().sigmoid()
         if (factor := config.mask_stride // self.output_stride) > 1:
-            mask_probs = F.interpolate(
-                mask_probs, scale_factor=float(factor), mode="bilinear", align_corners=False
-            )
+            mask_probs = F.interpolate(mask_probs, scale_factor=float(factor), mode="bilinear", align_corners=False)
         s = self.output_stride
         merged = merge(
             mask_probs,

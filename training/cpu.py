@@ -32,9 +32,9 @@ def keep_depthwise_in_fp32(network: nn.Module) -> None:
     Those of 3x3 with stride 2 are fast in bf16 and stay.
     """
     for module in network.modules():
-        if isinstance(module, nn.Conv2d) and module.groups == module.in_channels > 1:
-            if module.kernel_size != (3, 3) or module.stride != (2, 2):
-                module.forward = partial(_in_fp32, module)  # type: ignore[method-assign]
+        is_fast = isinstance(module, nn.Conv2d) and module.kernel_size == (3, 3) and module.stride == (2, 2)
+        if isinstance(module, nn.Conv2d) and module.groups == module.in_channels > 1 and not is_fast:
+            module.forward = partial(_in_fp32, module)  # type: ignore[method-assign]
 
 
 def _in_fp32(module: nn.Module, x: Tensor) -> Tensor:

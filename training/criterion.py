@@ -22,6 +22,9 @@ from training.targets import centre_heat, paint, soft_masks
 Normaliser = Literal["pixels", "area"]
 SegLoss = Literal["focal", "cross_entropy_dice"]
 
+# Added to the count that a focal loss is divided by, as in the paper's code.
+_EPS = torch.finfo(torch.float32).eps
+
 
 @dataclass(frozen=True, kw_only=True)
 class LossConfig:
@@ -107,9 +110,7 @@ class Criterion:
                 classes = output.class_logits[stage - 1].detach()
                 previous = self._match(mask_logits[stage], classes, output.active, targets)
             name = f"s{stage}"
-            terms |= self._mask_terms(
-                name, mask_logits[stage + 1], output.active, previous, targets, is_head=False
-            )
+            terms |= self._mask_terms(name, mask_logits[stage + 1], output.active, previous, targets, is_head=False)
             terms[f"{name}_class"] = self._class_term(class_logits, output.active, previous, targets)
         return terms
 
@@ -146,7 +147,8 @@ class Criterion:
         stuff_kernels = [i * num_kernels + num_things + t.stuff_index for i, t in enumerate(targets)]
         # One selection for the batch: each selection's gradient is a tensor of the size of all masks.
         selected = mask_logits.flatten(0, 1)[torch.cat(kernels + stuff_kernels)]
-        things, stuff = selected.split([sum(map(len, kernels)), sum(map(len, stuff_kernels))])
+        num_matched = sum(map(len, kernels))
+        things, stuff = selected[:num_matched], selected[num_matched:]
         thing_targets = torch.cat([t.thing_masks[pair.target] for t, pair in zip(targets, matches, strict=True)])
         stuff_targets = torch.cat([t.stuff_masks for t in targets])
         if config.stuff_mask_weight is None and not is_head:
@@ -176,8 +178,8 @@ class Criterion:
             masks, kernels = target.thing_masks[pair.target], pair.kernel
             if with_stuff:
                 # A stuff mask is soft at its rim; a thing's pixel stays the thing's where things are the point.
-                stuff = target.stuff_masks * (masks.sum(dim=0) == 0) if self.config.rank_balanced else target.stuff_masks
-                masks = torch.cat((masks, stuff))
+                free = (masks.sum(dim=0) == 0) if self.config.rank_balanced else 1
+                masks = torch.cat((masks, target.stuff_masks * free))
                 kernels = torch.cat((kernels, num_things + target.stuff_index))
             owners.append(paint(masks, kernels, fill=-1))
         owner = torch.stack(owners)
@@ -204,8 +206,8 @@ class Criterion:
         for i, (pair, target) in enumerate(zip(matches, targets, strict=True)):
             labels[i, pair.kernel, target.thing_class[pair.target]] = 1
             labels[i, first_stuff + target.stuff_index, num_things + target.stuff_index] = 1
-        positives = labels.sum().clamp(min=1) + torch.finfo(torch.float32).eps
-        return self.config.class_weight * (losses.focal(logits, labels) * weights).sum() / positives
+        total = (losses.focal(logits, labels) * weights).sum() / (labels.sum().clamp(min=1) + _EPS)
+        return self.config.class_weight * total
 
     def _segmentation_terms(
         self, seg_logits: Tensor, matches: list[Match], targets: Sequence[ImageTargets]
@@ -225,7 +227,7 @@ class Criterion:
         one_hot = F.one_hot(torch.stack(labels), num_classes + 1)[..., :num_classes]
         one_hot = one_hot.permute(0, 3, 1, 2).to(logits.dtype)
         if self.config.seg_loss == "focal":
-            total = losses.focal(logits, one_hot).sum() / one_hot.sum().clamp(min=1)
+            total = losses.focal(logits, one_hot).sum() / (one_hot.sum().clamp(min=1) + _EPS)
             return {"head_seg": self.config.seg_weight * total}
         each = F.binary_cross_entropy_with_logits(logits, one_hot)
         dice = losses.dice(logits.flatten(0, 1), one_hot.flatten(0, 1)).mean()

@@ -1,7 +1,7 @@
 """Run a network over a data set through the very path that serves: geometry, graph, tiles, segments."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, cast
 
 import torch
 from numpy.typing import NDArray
@@ -47,7 +47,7 @@ def metadata_of(config: KNetConfig, *, name: str = "checkpoint", version: str = 
             Category(id=c.id, name=c.name, is_thing=c.is_thing, colour=c.colour) for c in config.categories
         ),
         geometry=geometry,
-        output_stride=config.output_stride,
+        output_stride=cast(Literal[1, 2, 4], config.output_stride),
         num_slots=config.num_kernels + config.num_stuff,
         uses_image_statistics=config.normalisation == "image",
         thresholds=Thresholds(score=config.score_threshold, overlap=config.overlap_threshold),
@@ -62,8 +62,7 @@ def segmenter_of(network: KNet) -> Segmenter:
 def evaluate(segmenter: Segmenter, records: Sequence[Record], *, show_progress: bool = True) -> Evaluation:
     """Segment every image and compare with its annotation."""
     categories = tuple(
-        KNetCategory(id=c.id, name=c.name, is_thing=c.is_thing, colour=c.colour)
-        for c in segmenter.metadata.categories
+        KNetCategory(id=c.id, name=c.name, is_thing=c.is_thing, colour=c.colour) for c in segmenter.metadata.categories
     )
     evaluation = Evaluation(categories)
     for record in track(records, description="evaluating", disable=not show_progress):

@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def soft_masks(masks: Tensor, stride: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Masks (T, H, W) bool -> (T, H / stride, W / stride) in 0..1: bilinear, without antialiasing, as the paper's code."""
+    """Masks (T, H, W) bool -> (T, H / stride, W / stride) in 0..1: bilinear, not antialiased, as the paper's code."""
     if not len(masks):
         return torch.zeros(0, masks.shape[1] // stride, masks.shape[2] // stride, dtype=dtype)
     size = (masks.shape[1] // stride, masks.shape[2] // stride)

@@ -1,4 +1,4 @@
-"""The training loop: one process, deterministic by seed and step, so that a killed run resumes as if it had not been."""
+"""The training loop: one process, deterministic by seed and step, so a killed run resumes as if it had not been."""
 
 import csv
 import json
@@ -51,10 +51,9 @@ class Trainer:
         if config.precision == "bf16":
             keep_depthwise_in_fp32(self.network)
         tune_cpu()
-        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.ema = AveragedModel(
-            self.network, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay), use_buffers=True
-        )
+        self.network.to(memory_format=torch.channels_last)
+        average = get_ema_multi_avg_fn(config.ema_decay)  # type: ignore[no-untyped-call]
+        self.ema = AveragedModel(self.network, multi_avg_fn=average, use_buffers=True)
         self.optimizer = torch.optim.AdamW(parameter_groups(self.network, config), lr=config.learning_rate)
         self.criterion = Criterion(config.model, config.loss)
         self.step = 0
