@@ -9,7 +9,7 @@ is their maximum.
 Shapes: T tiles of (h, w) cells, K segments of one tile, L segments of all tiles (labels 1..L, 0 = void).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -69,138 +69,136 @@ class _Window:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Piece:
+    """One tile in its place: its result, what it sees and owns of the whole, and its ids' labels (K + 1)."""
+
+    result: TileResult
+    seen: _Window
+    owned: _Window
+    labels: NDArray[np.int32]
+
+    def ids_in(self, window: _Window) -> NDArray[np.int32]:
+        """Ids (h, w) in a window that the tile sees."""
+        return self.result.id_map[window.within(self.seen)]
+
+
+# Of two tiles: which ids (K + 1) of each have a partner in the other.
+_Partnered = tuple[NDArray[np.bool_], NDArray[np.bool_]]
+
+
 def join_tiles(results: Sequence[TileResult], plan: Plan) -> Joined:
     """Join one result per tile of `plan`, in its order."""
     if len(results) == 1:
         only = results[0]
         return Joined(id_map=only.id_map, class_index=only.class_index, score=only.score)
-    seen, owned = _windows(plan)
-    offset = np.concatenate([[0], np.cumsum([len(result.class_index) for result in results])])
-    pairs, matched = _match_things(results, seen, offset)
-    whole = _draw_owned(results, seen, owned, offset, plan.num_cells)
-    _draw_beyond_seams(whole, results, seen, owned, offset, matched)
-
+    pieces = _place(results, plan)
     class_index = np.concatenate([result.class_index for result in results])
     score = np.concatenate([result.score for result in results])
     is_thing = np.concatenate([result.is_thing for result in results])
+
+    pairs: list[tuple[int, int]] = []
+    partnered = {}
+    for first, second, shared in _neighbours(pieces):
+        same, partnered[first, second] = _match_things(pieces[first], pieces[second], shared)
+        pairs.extend(same)
     for stuff_class in np.unique(class_index[~is_thing]):
-        labels = np.flatnonzero(class_index == stuff_class) + 1
-        pairs.extend((int(labels[0]), int(label)) for label in labels[1:])
+        labels = (np.flatnonzero(class_index == stuff_class) + 1).tolist()
+        pairs.extend((labels[0], label) for label in labels[1:])
     root = _union_find(len(class_index) + 1, pairs)
     roots, new_id = np.unique(root, return_inverse=True)  # void is its own root and stays 0
     best = np.zeros(len(roots))
     np.maximum.at(best, new_id[1:], score)
+
+    whole = np.zeros(plan.num_cells, np.int32)
+    for piece in pieces:
+        whole[piece.owned.within(_frame(whole))] = piece.labels[piece.ids_in(piece.owned)]
+    _draw_beyond_seams(whole, pieces, partnered, np.append(False, is_thing))
     return Joined(id_map=new_id.astype(np.int32)[whole], class_index=class_index[roots[1:] - 1], score=best[1:])
 
 
-def _windows(plan: Plan) -> tuple[list[_Window], list[_Window]]:
-    """What each tile sees, and what it owns: up to the middle of what it shares with its neighbours."""
-    height, width = plan.num_cells
+def _place(results: Sequence[TileResult], plan: Plan) -> list[_Piece]:
+    """Each tile owns its cells up to the middle of what it shares with its neighbours."""
     rows = [plan.tiles[row * plan.num_columns] for row in range(plan.num_rows)]
     columns = plan.tiles[: plan.num_columns]
     spans = (
         [(tile.top // plan.stride, -(-(tile.top + tile.height) // plan.stride)) for tile in rows],
         [(tile.left // plan.stride, -(-(tile.left + tile.width) // plan.stride)) for tile in columns],
     )
-    cuts = [
-        [0, *((after[0] + before[1]) // 2 for before, after in pairwise(span)), length]
-        for span, length in zip(spans, (height, width), strict=True)
-    ]
+    shares = []
+    for span, length in zip(spans, plan.num_cells, strict=True):
+        cuts = [0, *((after[0] + before[1]) // 2 for before, after in pairwise(span)), length]
+        shares.append(list(pairwise(cuts)))
     seen = [_Window(top, left, bottom, right) for top, bottom in spans[0] for left, right in spans[1]]
-    owned = [
-        _Window(top, left, bottom, right)
-        for top, bottom in zip(cuts[0][:-1], cuts[0][1:], strict=True)
-        for left, right in zip(cuts[1][:-1], cuts[1][1:], strict=True)
-    ]
-    return seen, owned
+    owned = [_Window(top, left, bottom, right) for top, bottom in shares[0] for left, right in shares[1]]
+    pieces = []
+    offset = 0
+    for result, view, share in zip(results, seen, owned, strict=True):
+        labels = np.arange(offset, offset + len(result.class_index) + 1, dtype=np.int32)
+        labels[0] = 0
+        pieces.append(_Piece(result=result, seen=view, owned=share, labels=labels))
+        offset += len(result.class_index)
+    return pieces
 
 
-def _neighbours(seen: Sequence[_Window]) -> Iterator[tuple[int, int, _Window]]:
+def _neighbours(pieces: Sequence[_Piece]) -> Iterator[tuple[int, int, _Window]]:
     """Pairs of tiles (first < second) that share cells, diagonal ones included, with what they share."""
-    for first, window in enumerate(seen):
-        for second in range(first + 1, len(seen)):
-            if seen[second].top >= window.bottom:
+    for first, piece in enumerate(pieces):
+        for second in range(first + 1, len(pieces)):
+            if pieces[second].seen.top >= piece.seen.bottom:
                 break
-            shared = window & seen[second]
+            shared = piece.seen & pieces[second].seen
             if not shared.is_empty:
                 yield first, second, shared
 
 
-def _match_things(
-    results: Sequence[TileResult], seen: Sequence[_Window], offset: NDArray[np.int64]
-) -> tuple[list[tuple[int, int]], dict[tuple[int, int], tuple[NDArray[np.bool_], NDArray[np.bool_]]]]:
-    """Pairs of labels that are the same thing; per pair of tiles, which ids (K + 1) found a partner."""
-    pairs: list[tuple[int, int]] = []
-    matched = {}
-    for first, second, shared in _neighbours(seen):
-        a, b = results[first], results[second]
-        num_a, num_b = len(a.class_index) + 1, len(b.class_index) + 1
-        ids_a = a.id_map[shared.within(seen[first])].astype(np.int64)
-        ids_b = b.id_map[shared.within(seen[second])]
-        # Shared cells of each pair of ids, those of void included: its margins are the areas.
-        common = np.bincount((ids_a * num_b + ids_b).ravel(), minlength=num_a * num_b).reshape(num_a, num_b)
-        area_a, area_b = common.sum(1), common.sum(0)
-        found = [np.zeros(num_a, np.bool_), np.zeros(num_b, np.bool_)]
-        for id_a, id_b in np.argwhere(common[1:, 1:]) + 1:
-            inter = common[id_a, id_b]
-            iou = inter / (area_a[id_a] + area_b[id_b] - inter)
-            same_class = a.class_index[id_a - 1] == b.class_index[id_b - 1]
-            if iou >= MIN_IOU and same_class and a.is_thing[id_a - 1]:
-                pairs.append((int(offset[first] + id_a), int(offset[second] + id_b)))
-                found[0][id_a] = found[1][id_b] = True
-        matched[first, second] = (found[0], found[1])
-    return pairs, matched
-
-
-def _labels(result: TileResult, offset: int) -> NDArray[np.int32]:
-    """Label of each id (K + 1) of one tile."""
-    labels = np.arange(offset, offset + len(result.class_index) + 1, dtype=np.int32)
-    labels[0] = 0
-    return labels
-
-
-def _draw_owned(
-    results: Sequence[TileResult],
-    seen: Sequence[_Window],
-    owned: Sequence[_Window],
-    offset: NDArray[np.int64],
-    num_cells: tuple[int, int],
-) -> NDArray[np.int32]:
-    """Labels (h, w) of the whole image, each cell by its owner."""
-    whole = np.zeros(num_cells, np.int32)
-    frame = _Window(0, 0, *num_cells)
-    for index, result in enumerate(results):
-        ids = result.id_map[owned[index].within(seen[index])]
-        whole[owned[index].within(frame)] = _labels(result, int(offset[index]))[ids]
-    return whole
+def _match_things(a: _Piece, b: _Piece, shared: _Window) -> tuple[list[tuple[int, int]], _Partnered]:
+    """Pairs of labels that are the same thing, and which ids have a partner."""
+    num_a, num_b = len(a.labels), len(b.labels)
+    codes = a.ids_in(shared).astype(np.int64) * num_b + b.ids_in(shared)
+    # Shared cells of each pair of ids, those of void included: its margins are the areas.
+    common = np.bincount(codes.ravel(), minlength=num_a * num_b).reshape(num_a, num_b)
+    id_a, id_b = np.nonzero(common)
+    inter = common[id_a, id_b]
+    iou = inter / (common.sum(1)[id_a] + common.sum(0)[id_b] - inter)
+    near = (iou >= MIN_IOU) & (id_a > 0) & (id_b > 0)
+    id_a, id_b = id_a[near], id_b[near]
+    same = a.result.is_thing[id_a - 1] & (a.result.class_index[id_a - 1] == b.result.class_index[id_b - 1])
+    id_a, id_b = id_a[same], id_b[same]
+    pairs = list(zip(a.labels[id_a].tolist(), b.labels[id_b].tolist(), strict=True))
+    return pairs, (np.isin(np.arange(num_a), id_a), np.isin(np.arange(num_b), id_b))
 
 
 def _draw_beyond_seams(
     whole: NDArray[np.int32],
-    results: Sequence[TileResult],
-    seen: Sequence[_Window],
-    owned: Sequence[_Window],
-    offset: NDArray[np.int64],
-    matched: dict[tuple[int, int], tuple[NDArray[np.bool_], NDArray[np.bool_]]],
+    pieces: Sequence[_Piece],
+    partnered: Mapping[tuple[int, int], _Partnered],
+    is_thing: NDArray[np.bool_],
 ) -> None:
-    """Complete, in place, the things that cross a seam and have no partner beyond it."""
-    frame = _Window(0, 0, *whole.shape)
-    is_thing = np.concatenate([[False], *(result.is_thing for result in results)])
-    for (first, second), found in matched.items():
-        for mine, other, partnered in ((first, second, found[0]), (second, first, found[1])):
-            result = results[mine]
-            beyond = seen[mine] & owned[other]
-            if beyond.is_empty:
+    """Complete, in place, the things that cross a seam and have no partner beyond it; `is_thing` of each label."""
+    owns = [_things_in(piece, piece.owned) for piece in pieces]
+    for (first, second), (of_first, of_second) in partnered.items():
+        for mine, other, has_partner in ((first, second, of_first), (second, first, of_second)):
+            piece = pieces[mine]
+            beyond = piece.seen & pieces[other].owned
+            crosses = owns[mine] & ~has_partner
+            if beyond.is_empty or not crosses.any():
                 continue
-            crosses = np.zeros(len(partnered), np.bool_)
-            crosses[np.unique(result.id_map[owned[mine].within(seen[mine])])] = True
-            crosses[1:] &= result.is_thing
-            crosses &= ~partnered
-            crosses[0] = False
-            ids = result.id_map[beyond.within(seen[mine])]
-            target = whole[beyond.within(frame)]
+            ids = piece.ids_in(beyond)
+            target = whole[beyond.within(_frame(whole))]
             free = crosses[ids] & ~is_thing[target]
-            target[free] = _labels(result, int(offset[mine]))[ids[free]]
+            target[free] = piece.labels[ids[free]]
+
+
+def _things_in(piece: _Piece, window: _Window) -> NDArray[np.bool_]:
+    """Which ids (K + 1) are things with a cell in the window."""
+    num_cells = np.bincount(piece.ids_in(window).ravel(), minlength=len(piece.labels))
+    return np.asarray((num_cells > 0) & np.append(False, piece.result.is_thing))
+
+
+def _frame(whole: NDArray[np.int32]) -> _Window:
+    """The window of the whole map."""
+    return _Window(0, 0, *whole.shape)
 
 
 def _union_find(count: int, pairs: Sequence[tuple[int, int]]) -> NDArray[np.int64]:

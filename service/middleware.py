@@ -3,6 +3,8 @@
 Plain ASGI: Starlette's BaseHTTPMiddleware hides a client's disconnection from the routes.
 """
 
+import asyncio
+import contextlib
 import hashlib
 import hmac
 import logging
@@ -12,6 +14,7 @@ import uuid
 from collections.abc import Iterable
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import BodyTooLargeError, MalformedRequestError, ServiceError, UnauthorizedError
@@ -20,6 +23,7 @@ from service.problems import problem_response
 OPEN_PATHS = frozenset({"/", "/healthz", "/readyz", "/docs", "/openapi.json"})
 
 logger = logging.getLogger("knet.http")
+_DRAIN_S = 5.0
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -48,6 +52,8 @@ class RequestContext:
 
         try:
             await self.app(scope, receive, send_with_id)
+        except ClientDisconnect:
+            status = status or 499  # for the log alone; nobody is there to answer
         except Exception as error:
             logger.exception("request %s", request_id)
             if not status:
@@ -98,6 +104,8 @@ class BodyLimit:
             refusal: ServiceError = MalformedRequestError("Content-Length is not a number")
             return await problem_response(refusal, scope)(scope, receive, send)
         if int(length) > self.max_bytes:
+            if "expect" not in Headers(scope=scope):  # a client that asks first has sent nothing yet
+                await self._drain(receive)
             return await problem_response(self._refusal(), scope)(scope, receive, send)
         received = 0
 
@@ -106,10 +114,23 @@ class BodyLimit:
             message = await receive()
             received += len(message.get("body", b""))
             if received > self.max_bytes:
+                if message.get("more_body", False):
+                    await self._drain(receive)
                 raise self._refusal()
             return message
 
         return await self.app(scope, counting_receive, send)
+
+    async def _drain(self, receive: Receive) -> None:
+        """Take in some of what is refused: many clients look for an answer only once they have sent everything."""
+        drained = 0
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_DRAIN_S):
+                while drained < self.max_bytes:
+                    message = await receive()
+                    drained += len(message.get("body", b""))
+                    if not message.get("more_body", False):
+                        return
 
     def _refusal(self) -> BodyTooLargeError:
         return BodyTooLargeError(f"the body has more than {self.max_bytes:,} bytes, this server's limit")

@@ -21,7 +21,7 @@ def draw_overlay(
     Things get a colour each, stuff (and everything, with `by_category`) its category's; void stays as it is.
     """
     id_map = segmentation.id_map
-    colours = np.zeros((len(segmentation.segments) + 1, 3), np.float32)
+    colours = np.zeros((len(segmentation.segments) + 1, 3), np.uint8)
     opacity = np.zeros(len(segmentation.segments) + 1, np.float32)
     outlined = np.zeros(len(segmentation.segments) + 1, np.bool_)
     for segment in segmentation.segments:
@@ -31,15 +31,15 @@ def draw_overlay(
         opacity[segment.id] = _THING_OPACITY if is_thing else _STUFF_OPACITY
         outlined[segment.id] = is_thing
     weight = opacity[id_map]
-    weight[_contours(id_map) & outlined[id_map]] = _CONTOUR_OPACITY
-    tint = colours[id_map]
-    picture = image + (tint - image) * weight[..., None]
-    return np.asarray(np.rint(picture), np.uint8)
+    np.copyto(weight, _CONTOUR_OPACITY, where=_contours(id_map) & outlined[id_map])
+    tint = np.take(colours, id_map, axis=0)
+    return np.asarray(cv2.blendLinear(image, tint, 1 - weight, weight), np.uint8)
 
 
 def panoptic_png(id_map: NDArray[np.int32]) -> bytes:
     """COCO panoptic PNG of an id-map (H, W): id = R + 256 G + 65536 B."""
-    return png(np.stack([id_map & 255, id_map >> 8 & 255, id_map >> 16 & 255], axis=-1).astype(np.uint8))
+    little_endian = np.ascontiguousarray(id_map, "<i4").view(np.uint8)
+    return png(little_endian.reshape(*id_map.shape, 4)[..., :3])
 
 
 def png(image: NDArray[np.uint8]) -> bytes:
@@ -48,9 +48,9 @@ def png(image: NDArray[np.uint8]) -> bytes:
     return encoded.tobytes()
 
 
-def _distinct_colour(segment: Segment) -> tuple[float, ...]:
+def _distinct_colour(segment: Segment) -> tuple[int, ...]:
     hue = segment.id * _GOLDEN_RATIO % 1
-    return tuple(255 * channel for channel in colorsys.hsv_to_rgb(hue, 0.85, 1.0))
+    return tuple(round(255 * channel) for channel in colorsys.hsv_to_rgb(hue, 0.85, 1.0))
 
 
 def _category_colour(segment: Segment, metadata: ArtifactMetadata) -> tuple[int, int, int]:

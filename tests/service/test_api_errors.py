@@ -1,5 +1,8 @@
 import io
+import socket
 import struct
+import urllib.error
+import urllib.request
 import zlib
 
 import httpx
@@ -203,3 +206,25 @@ def test_health_and_documentation_need_no_key(locked_server):
     for route in ("/healthz", "/", "/docs", "/openapi.json"):
         assert httpx.get(locked_server + route).status_code == 200
     assert httpx.get(f"{locked_server}/readyz").status_code in (200, 503)
+
+
+def test_clients_that_send_everything_first_still_read_the_refusal(server):
+    request = urllib.request.Request(server + ROUTE, data=bytes(5_000_000))
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        urllib.request.urlopen(request)
+    with caught.value as response:
+        assert response.code == 413
+
+
+def test_a_client_that_leaves_within_its_body_harms_nobody(server, http, posted):
+    host, port = server.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as connection:
+        connection.sendall(f"POST {ROUTE} HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nabc".encode())
+    assert http.post(ROUTE, content=posted).status_code == 200
+
+
+def test_headers_without_end_are_refused(server):
+    host, port = server.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-Long: " + bytes(100_000).replace(b"\0", b"a"))
+        assert connection.recv(1000).startswith(b"HTTP/1.1 400")

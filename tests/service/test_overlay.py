@@ -1,0 +1,57 @@
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from service.artifact import ArtifactMetadata
+from service.overlay import draw_overlay, panoptic_png
+from service.segments import from_id_map
+
+
+@pytest.fixture
+def metadata(tiny, tmp_path) -> ArtifactMetadata:
+    return tiny.write_artifact(tmp_path)
+
+
+@pytest.fixture
+def segmentation():
+    """Two things of one class, stuff beside them, and void on the right."""
+    id_map = np.zeros((20, 40), np.int32)
+    id_map[2:10, 2:10] = 1
+    id_map[2:10, 12:20] = 2
+    id_map[12:18, :30] = 3
+    return from_id_map(id_map, [0, 0, 2], [0.9, 0.8, 0.7])
+
+
+@pytest.fixture
+def gray() -> np.ndarray:
+    return np.full((20, 40, 3), 100, np.uint8)
+
+
+def test_void_keeps_its_pixels_and_the_image_is_left_alone(gray, segmentation, metadata):
+    picture = draw_overlay(gray, segmentation, metadata, by_category=False)
+    np.testing.assert_array_equal(picture[segmentation.id_map == 0], 100)
+    assert (gray == 100).all()
+    assert picture.dtype == np.uint8
+
+
+def test_things_differ_in_colour_unless_drawn_by_category(gray, segmentation, metadata):
+    picture = draw_overlay(gray, segmentation, metadata, by_category=False)
+    assert (picture[5, 5] != picture[5, 15]).any()
+    picture = draw_overlay(gray, segmentation, metadata, by_category=True)
+    np.testing.assert_array_equal(picture[5, 5], picture[5, 15])
+    assert picture[5, 5, 0] > picture[5, 5, 1]  # the category is red
+
+
+def test_things_are_outlined_and_stuff_is_not(gray, segmentation, metadata):
+    picture = draw_overlay(gray, segmentation, metadata, by_category=True).astype(int)
+    assert picture[2, 5, 0] > picture[5, 5, 0]
+    np.testing.assert_array_equal(picture[12, 5], picture[15, 5])
+    assert picture[15, 5, 2] > picture[15, 5, 1]  # stuff has its category's blue
+
+
+def test_panoptic_png_holds_large_ids():
+    id_map = np.array([[0, 1, 255, 256, 65535, 65536, 16777215]], np.int32)
+    picture = np.asarray(Image.open(io.BytesIO(panoptic_png(id_map)))).astype(int)
+    np.testing.assert_array_equal(picture @ [1, 256, 65536], id_map)
