@@ -14,6 +14,7 @@ from model.backbone import Backbone
 from model.config import KNetConfig
 from model.kernel_head import KernelHead
 from model.kernel_update import KernelUpdateHead
+from model.kernels import OUTSIDE
 from model.neck import FPN, SemanticFPN
 
 
@@ -66,7 +67,7 @@ class KNet(nn.Module):
             class_logits.append(classes)
 
         return KNetOutput(
-            tuple(self._enlarge(logits) for logits in mask_logits),
+            tuple(enlarge(logits, self.config.mask_upsample, valid, OUTSIDE) for logits in mask_logits),
             tuple(class_logits),
             head.seg_logits,
             head.heat_logits,
@@ -80,11 +81,24 @@ class KNet(nn.Module):
             self.backbone.eval()
         return self
 
-    def _enlarge(self, mask_logits: Tensor) -> Tensor:
-        factor = float(self.config.mask_upsample)
-        if factor == 1:
-            return mask_logits
-        return F.interpolate(mask_logits, scale_factor=factor, mode="bilinear", align_corners=False)
+
+def enlarge(masks: Tensor, factor: int, valid: Tensor | None, outside: float) -> Tensor:
+    """Masks (B, N, h, w), logits or probabilities, bilinearly to (B, N, factor h, factor w).
+
+    Args:
+        valid: (B, 1, h, w) bool. The cells outside reach no pixel inside, as at an image's own border; None: all valid.
+        outside: value of the pixels outside.
+    """
+    if factor == 1:
+        return masks
+    scale = float(factor)
+    if valid is None:
+        return F.interpolate(masks, scale_factor=scale, mode="bilinear", align_corners=False)
+    total = F.interpolate(torch.where(valid, masks, 0.0), scale_factor=scale, mode="bilinear", align_corners=False)
+    share = valid.to(masks.dtype)
+    inside = F.interpolate(share, scale_factor=scale, mode="nearest") > 0
+    share = F.interpolate(share, scale_factor=scale, mode="bilinear", align_corners=False)
+    return torch.where(inside, total / torch.where(inside, share, 1.0), outside)
 
 
 def valid_cells(valid_size: Tensor, height: int, width: int, stride: int) -> Tensor:

@@ -3,10 +3,9 @@
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.knet import KNet, KNetOutput, valid_cells
+from model.knet import KNet, KNetOutput, enlarge, valid_cells
 from model.merge import merge
 from model.normalise import normalise
 
@@ -70,9 +69,9 @@ class PanopticModel(nn.Module):
         output = self.network(pixels, valid_cells(valid_size, height // stride, width // stride, stride))
         class_index, score, is_stuff = classify(self.network, output)
         mask_probs = output.mask_logits[-1].float().sigmoid()
-        if (factor := config.mask_stride // self.output_stride) > 1:
-            mask_probs = F.interpolate(mask_probs, scale_factor=float(factor), mode="bilinear", align_corners=False)
-        s = self.output_stride
+        s, mask_stride = self.output_stride, config.mask_stride
+        valid_masks = valid_cells(valid_size, height // mask_stride, width // mask_stride, mask_stride)
+        mask_probs = enlarge(mask_probs, mask_stride // s, valid_masks, outside=0.0)
         merged = merge(
             mask_probs,
             score,
