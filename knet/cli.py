@@ -3,9 +3,11 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
+
+Split = Literal["train", "val"]
 
 app = typer.Typer(
     help="K-Net image segmentation: train, evaluate, export, serve.",
@@ -72,6 +74,79 @@ def segment(
     show(answer, files)
 
 
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Argument(help="What to train: nuclei.")],
+    data: Annotated[Path, typer.Option(help="Folder of a COCO panoptic set, or of dsb2018_nuclei (converted first).")],
+    out: Annotated[Path, typer.Option(help="Folder of the checkpoint. An unfinished run in it is resumed.")],
+    steps: Annotated[int | None, typer.Option(help="Training steps. Default: the recipe's.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Crops a step. Default: the recipe's.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of weights and samples; a CPU run is repeatable by it.")] = None,
+) -> None:
+    """Train a K-Net and write a checkpoint.
+
+    A killed run goes on where it was when the same command is given again. Beside the checkpoint (config.json,
+    model.safetensors) are train.json (the whole configuration), log.csv (losses) and metrics.json (scores on the
+    validation split).
+    """
+    with _explained("train"):
+        from training.run import train_recipe
+
+        train_recipe(recipe, data, out, {"steps": steps, "batch_size": batch_size, "seed": seed})
+
+
+@app.command()
+def evaluate(
+    model: Annotated[str, typer.Argument(help="Folder of a checkpoint or an artifact; with --url, a model's name.")],
+    data: Annotated[Path, typer.Option(help="Folder of a COCO panoptic set, or of dsb2018_nuclei.")],
+    split: Annotated[Split, typer.Option(help="Which part of it.")] = "val",
+    url: Annotated[str | None, typer.Option(help="Score the answers of this server.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the scores there, as JSON.")] = None,
+) -> None:
+    """Score a model on annotated images: PQ, AP and mIoU, in all and by kind of image."""
+    with _explained("train"):
+        from knet.evaluate import evaluate_model
+
+        evaluate_model(model, data, split, url=url, out=out)
+
+
+@app.command()
+def export(
+    checkpoint: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="Folder of a checkpoint.")],
+    out: Annotated[Path, typer.Option(help="REPOSITORY/NAME/VERSION; must not exist.")],
+    images: Annotated[
+        Path, typer.Option(exists=True, help="Real images, a file or a folder, to verify the graph on.")
+    ] = Path("examples"),
+    data_name: Annotated[str | None, typer.Option(help="What it was trained on, for artifact.json.")] = None,
+    licence: Annotated[str | None, typer.Option(help="Licence of the weights, for artifact.json.")] = None,
+) -> None:
+    """Make an artifact that servers run: an ONNX graph with everything inside, checked against PyTorch.
+
+    Refuses to finish when ONNX Runtime does not answer as PyTorch does on the images.
+    """
+    with _explained("export"):
+        from rich.console import Console
+
+        from export.artifact import export_artifact, images_below
+
+        given = {"data": data_name, "licence": licence, "checkpoint": checkpoint.name}
+        provenance = {name: value for name, value in given.items() if value is not None}
+        export_artifact(checkpoint, out, images_below(images), provenance=provenance, console=Console())
+        typer.echo(f"wrote {out}")
+
+
+@app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="Folder of dsb2018_nuclei.")],
+    out: Annotated[Path, typer.Option(help="Folder for the COCO panoptic set; must not exist.")],
+) -> None:
+    """Convert a data set to COCO panoptic, the training format, with a fixed split into train and val."""
+    with _explained("train"):
+        from training.nuclei import convert as convert_nuclei
+
+        convert_nuclei(source, out)
+
+
 @contextmanager
 def _server(url: str | None) -> Iterator[tuple[str, float]]:
     """URL of the server to ask and the seconds to wait for it: the one named, or one of our own."""
@@ -90,7 +165,7 @@ def _explained(extra: str) -> Iterator[None]:
     """Turn expected failures into a line on standard error; `extra` is what the command needs installed."""
     from knet.client import KNetError
 
-    expected: tuple[type[Exception], ...] = (KNetError, OSError)
+    expected: tuple[type[Exception], ...] = (KNetError, OSError, ValueError, FloatingPointError)
     try:
         from pydantic import ValidationError
 

@@ -50,9 +50,7 @@ class KNetConfig:
     num_stages: int = 3  # S
     num_heads: int = 8
     ffn_channels: int = 2048
-    fixed_stuff_score: float | None = (
-        None  # score of every stuff kernel in the merge; None: the predicted one
-    )
+    fixed_stuff_score: float | None = None  # score of every stuff kernel in the merge; None: the predicted one
     competitors: Competitors = "all"  # for a pixel: every kernel (official) or "confident" ones, above threshold
     geometry: Geometry = "fit"  # of served images: fitted to one canvas, or cut into tiles at their own scale
     canvas_sizes: tuple[int, ...] = (800, 1344)  # "fit": height, width; "tile": side lengths a canvas may have
@@ -82,10 +80,14 @@ class KNetConfig:
             raise ValueError(f"output_stride is {self.output_stride}; legal: divisors of {self.mask_stride}")
         if any(size % self.size_multiple for size in self.canvas_sizes) or not self.canvas_sizes:
             raise ValueError(f"canvas_sizes is {self.canvas_sizes}; legal: multiples of {self.size_multiple}")
-        if self.channels % self.num_heads:
+        cells = (min(self.canvas_sizes) // self.feature_stride) ** 2
+        if self.first_kernels == "seeded" and self.num_kernels > cells:
             raise ValueError(
-                f"channels is {self.channels}; legal: a multiple of num_heads ({self.num_heads})"
+                f"num_kernels is {self.num_kernels}; legal for seeded kernels: up to {cells}, "
+                "the cells of the smallest canvas"
             )
+        if self.channels % self.num_heads:
+            raise ValueError(f"channels is {self.channels}; legal: a multiple of num_heads ({self.num_heads})")
         if self.norm == "group" and self.channels % 32:
             raise ValueError(f"channels is {self.channels}; legal with group norm: a multiple of 32")
         if self.sine_encoding and self.fpn_channels % 4:

@@ -62,14 +62,16 @@ class KernelInteraction(nn.Module):
         return self.ffn_norm(kernels + self.ffn(kernels))  # type: ignore[no-any-return]
 
     def _attend(self, kernels: Tensor, bias: Tensor | None) -> Tensor:
-        # Explicit projections: nn.MultiheadAttention's reshapes did not survive export.
+        # Explicit products: the reshapes of nn.MultiheadAttention and of fused attention do not survive export.
         batch, num_kernels, channels = kernels.shape
+        head_channels = channels // self.num_heads
         query, key, value = (
-            x.reshape(batch, num_kernels, self.num_heads, channels // self.num_heads).transpose(1, 2)
+            x.reshape(batch, num_kernels, self.num_heads, head_channels).transpose(1, 2)
             for x in self.in_proj(kernels).chunk(3, dim=-1)
         )
-        bias = None if bias is None else bias.to(query.dtype)
-        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+        logits = query @ key.transpose(2, 3) * head_channels**-0.5
+        weights = (logits if bias is None else logits + bias).softmax(dim=-1)
+        attended = weights.to(value.dtype) @ value
         return self.out_proj(attended.transpose(1, 2).reshape(batch, num_kernels, channels))  # type: ignore[no-any-return]
 
     def _attention_bias(self, place: Place | None, active: Tensor | None) -> Tensor | None:
@@ -126,9 +128,7 @@ class KernelUpdateHead(nn.Module):
         self.place_update = PlaceUpdate(channels) if placed else None
         nn.init.constant_(self.class_branch.output.bias, -4.6)  # every class starts at a probability of 0.01
 
-    def forward(
-        self, kernels: Kernels, features: Tensor, valid: Tensor | None = None
-    ) -> tuple[Kernels, Tensor]:
+    def forward(self, kernels: Kernels, features: Tensor, valid: Tensor | None = None) -> tuple[Kernels, Tensor]:
         """Kernels and the feature map (B, C, h, w) -> updated kernels with new masks; class logits (B, N, K)."""
         features = self.feature_transform(features)
         hard_masks = kernels.hard_masks

@@ -81,12 +81,14 @@ def filter_features(
         place: adds the distance term.
         valid: (B, 1, h, w) bool; pixels outside get `OUTSIDE`.
     """
-    logits = torch.einsum("bnc,bchw->bnhw", weights, features)
+    height, width = features.shape[-2:]
+    # Plain matrix products, here and below: every engine has them, not every one einsum.
+    logits = (weights @ features.flatten(2)).unflatten(2, (height, width))
     if place is not None:
-        logits = logits + place.logits(*features.shape[-2:])
+        logits = logits + place.logits(height, width)
     return logits if valid is None else torch.where(valid, logits, OUTSIDE)
 
 
 def assemble_group_features(hard_masks: Tensor, features: Tensor) -> Tensor:
     """Group features (B, N, C): the unnormalised sum of the features inside each mask (section 3.2, eq. 3)."""
-    return torch.einsum("bnhw,bchw->bnc", hard_masks.to(features.dtype), features)
+    return hard_masks.to(features.dtype).flatten(2) @ features.flatten(2).transpose(1, 2)

@@ -27,9 +27,7 @@ class SeededKernels(nn.Module):
         channels = config.channels
         self.num_kernels = config.num_kernels
         self.num_training_kernels = config.num_training_kernels
-        self.heat = nn.Sequential(
-            nn.Conv2d(channels, 64, 3, padding=1), nn.ReLU(inplace=True), nn.Conv2d(64, 1, 1)
-        )
+        self.heat = nn.Sequential(nn.Conv2d(channels, 64, 3, padding=1), nn.ReLU(inplace=True), nn.Conv2d(64, 1, 1))
         nn.init.constant_(self.heat[-1].bias, -3.0)  # type: ignore[arg-type]  # few pixels are centres
         self.kernel = nn.Linear(channels, channels)
         self.falloff_and_bias = nn.Linear(channels, 2)
@@ -56,13 +54,11 @@ class SeededKernels(nn.Module):
         weights = self.kernel(localisation.flatten(2).gather(2, at_seeds).transpose(1, 2))
         log_falloff, bias = self.falloff_and_bias(weights).float().unbind(dim=2)
         place = Place(centre, log_falloff.exp(), bias)
-        return Kernels(
-            weights, filter_features(weights, localisation, place, valid), active, place
-        ), heat_logits
+        return Kernels(weights, filter_features(weights, localisation, place, valid), active, place), heat_logits
 
     def _seeds(self, heat: Tensor) -> tuple[Tensor, Tensor]:
-        """Heat (B, 1, h, w) -> flat cell index (B, T) of the highest local maxima, and which are seeds."""
+        """Heat (B, 1, h, w) of at least T cells -> flat index (B, T) of its highest local maxima; which are seeds."""
         peaks = torch.where(heat == F.max_pool2d(heat, 3, 1, 1), heat, 0.0).flatten(1)
         num_kernels = self.num_training_kernels if self.training else self.num_kernels
-        value, index = peaks.topk(min(num_kernels, peaks.shape[1]), dim=1)
+        value, index = peaks.topk(num_kernels, dim=1)
         return index, value > MIN_HEAT

@@ -1,22 +1,25 @@
 """Run a network over a data set through the very path that serves: geometry, graph, tiles, segments."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, cast
 
 import torch
 from numpy.typing import NDArray
 from rich.progress import track
 
-from model.config import Category as KNetCategory
-from model.config import KNetConfig
+from model.config import Category, KNetConfig
 from model.knet import KNet
 from model.panoptic import PanopticModel
-from service.artifact import ArtifactMetadata, Category, Geometry, Thresholds
+from service.artifact import ArtifactMetadata, Geometry, Thresholds
+from service.artifact import Category as ServedCategory
 from service.image import decode
 from service.segmenter import Segmenter
+from service.segments import Segmentation
 from training.dataset import read_id_map
 from training.formats import Record
 from training.metrics import Evaluation
+
+Predict = Callable[[bytes], Segmentation]
 
 
 class TorchSession:
@@ -44,7 +47,7 @@ def metadata_of(config: KNetConfig, *, name: str = "checkpoint", version: str = 
         version=version,
         kind="panoptic",
         categories=tuple(
-            Category(id=c.id, name=c.name, is_thing=c.is_thing, colour=c.colour) for c in config.categories
+            ServedCategory(id=c.id, name=c.name, is_thing=c.is_thing, colour=c.colour) for c in config.categories
         ),
         geometry=geometry,
         output_stride=cast(Literal[1, 2, 4], config.output_stride),
@@ -59,14 +62,24 @@ def segmenter_of(network: KNet) -> Segmenter:
     return Segmenter(metadata_of(network.config), TorchSession(network.eval()))
 
 
-def evaluate(segmenter: Segmenter, records: Sequence[Record], *, show_progress: bool = True) -> Evaluation:
-    """Segment every image and compare with its annotation."""
-    categories = tuple(
-        KNetCategory(id=c.id, name=c.name, is_thing=c.is_thing, colour=c.colour) for c in segmenter.metadata.categories
-    )
+def predict_by(segmenter: Segmenter) -> Predict:
+    """File content -> segments, by the serving path in this process."""
+    return lambda content: segmenter.segment(decode(content))
+
+
+def evaluate(
+    predict: Predict, categories: Sequence[Category], records: Sequence[Record], *, show_progress: bool = True
+) -> Evaluation:
+    """Segment every image and compare with its annotation.
+
+    Args:
+        predict: content of an image file -> its segments; class indices count along `categories`.
+        categories: of the data set, things first.
+        records: the annotated images.
+    """
     evaluation = Evaluation(categories)
     for record in track(records, description="evaluating", disable=not show_progress):
-        predicted = segmenter.segment(decode(record.image_path.read_bytes()))
+        predicted = predict(record.image_path.read_bytes())
         true_id_map = read_id_map(record.png_path)
         evaluation.add(predicted.id_map, predicted.segments, true_id_map, record.segments, group=record.group)
     return evaluation

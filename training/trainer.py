@@ -22,7 +22,7 @@ from training.config import TrainConfig
 from training.cpu import keep_depthwise_in_fp32, tune_cpu
 from training.criterion import Criterion, ImageTargets, image_targets
 from training.dataset import Target, TrainingSamples, collate
-from training.evaluate import evaluate, segmenter_of
+from training.evaluate import evaluate, predict_by, segmenter_of
 from training.formats import Record
 from training.metrics import print_summary
 from training.pretrained import load_imagenet
@@ -95,7 +95,12 @@ class Trainer:
         """Score the averaged network on the validation images; write it as the checkpoint."""
         network = self.averaged()
         save(network, self.out)
-        evaluation = evaluate(segmenter_of(network), self.val, show_progress=self.console.is_terminal)
+        evaluation = evaluate(
+            predict_by(segmenter_of(network)),
+            self.config.model.categories,
+            self.val,
+            show_progress=self.console.is_terminal,
+        )
         print_summary(evaluation, self.console)
         (self.out / METRICS).write_text(json.dumps({"step": self.step, **evaluation.summary()}, indent=2) + "\n")
 

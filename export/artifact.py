@@ -1,0 +1,119 @@
+"""Checkpoint -> artifact: the graph, its check against PyTorch, and the metadata. All of it appears, or nothing."""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+
+from export.to_onnx import OPSET, ExportError, export_onnx, round_weights
+from export.verify import MAX_PIXEL_DIFFERENCE, MAX_SCORE_DIFFERENCE, SCORE_TOLERANCE, Comparison, compare
+from model.checkpoint import load
+from model.panoptic import PanopticModel
+from service.artifact import ArtifactMetadata, Variant, file_sha256, save
+from service.image import decode
+from service.segmenter import Segmenter
+from service.session import OnnxSession
+from training.evaluate import metadata_of, segmenter_of
+from training.trainer import METRICS
+
+GRAPH = "model.onnx"
+IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
+
+
+def export_artifact(
+    folder: Path, out: Path, images: Sequence[Path], *, provenance: dict[str, Any], console: Console
+) -> ArtifactMetadata:
+    """Write the artifact of a checkpoint.
+
+    Args:
+        folder: the checkpoint.
+        out: MODEL_REPOSITORY/NAME/VERSION; must not exist.
+        images: real images to compare ONNX Runtime and PyTorch on.
+        provenance: where the model is from (command, data, licence), for `artifact.json`.
+
+    Raises:
+        ValueError: the checkpoint, an image or the name of `out` is no good.
+        ExportError: the graph is not fit for engines, or does not answer as PyTorch does.
+    """
+    name, version = out.resolve().parent.name, out.name
+    if out.exists():
+        raise ValueError(f"{out} exists; versions are never overwritten: export to {out.parent / _next(out.parent)}")
+    if not version.isdecimal():
+        raise ValueError(f"the last part of {out} is the version and must be a number: REPOSITORY/NAME/1")
+    if not images:
+        raise ValueError("no images to verify with; name a file or folder of real ones with --images")
+    network = load(folder)
+    round_weights(network)
+    metadata = metadata_of(network.config, name=name, version=version)
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{version}.", dir=out.parent))
+    try:
+        with console.status("writing the ONNX graph (about a minute)"):
+            export_onnx(PanopticModel(network, network.config.output_stride), work / GRAPH)
+        with console.status(f"comparing ONNX Runtime with PyTorch on {len(images)} images"):
+            candidate = Segmenter(metadata, OnnxSession(work / GRAPH))
+            comparison = compare(segmenter_of(network), candidate, map(_read, images))
+        _require(comparison)
+        metadata = metadata.model_copy(
+            update={"variants": (_variant(work, comparison),), "provenance": provenance | _scores(folder)}
+        )
+        save(metadata, work)
+        work.chmod(0o755)  # mkdtemp's folders are private
+        work.rename(out)
+    except BaseException:
+        shutil.rmtree(work, ignore_errors=True)
+        raise
+    return metadata
+
+
+def images_below(path: Path) -> list[Path]:
+    """The image files of a folder, by name; or the file itself."""
+    if path.is_file():
+        return [path]
+    return sorted(file for file in path.glob("*") if file.suffix.lower() in IMAGE_ENDINGS)
+
+
+def _read(path: Path) -> NDArray[np.uint8]:
+    return decode(path.read_bytes())
+
+
+def _require(comparison: Comparison) -> None:
+    if not comparison.accepted:
+        raise ExportError(
+            "ONNX Runtime does not answer as PyTorch does: "
+            f"{comparison.pixel_difference:.3%} of the pixels differ (at most {MAX_PIXEL_DIFFERENCE:.1%}), "
+            f"{comparison.score_difference:.3%} of the segments differ in score by more than {SCORE_TOLERANCE} "
+            f"(at most {MAX_SCORE_DIFFERENCE:.1%}), over {comparison.images} images"
+        )
+
+
+def _variant(folder: Path, comparison: Comparison) -> Variant:
+    accuracy = {name: float(value) for name, value in asdict(comparison).items()}
+    return Variant(
+        runtime="onnxruntime",
+        precision="fp32",
+        file=GRAPH,
+        sha256=file_sha256(folder / GRAPH),
+        accuracy=accuracy
+        | {"pixel_difference": comparison.pixel_difference, "score_difference": comparison.score_difference},
+    )
+
+
+def _scores(folder: Path) -> dict[str, Any]:
+    """Opset, and the checkpoint's validation scores where its training left any."""
+    path = folder / METRICS
+    scores = {"validation": json.loads(path.read_text())} if path.is_file() else {}
+    return {"opset": OPSET, "weights": "rounded to fp16, computed in fp32", **scores}
+
+
+def _next(model: Path) -> str:
+    versions = [int(child.name) for child in model.iterdir() if child.name.isdecimal()]
+    return str(max(versions, default=0) + 1)

@@ -1,0 +1,124 @@
+"""Checkpoint -> ONNX graph with normalisation and merge inside, in the form that every engine takes."""
+
+import logging
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import onnx
+import torch
+from onnx import numpy_helper
+from torch import Tensor, nn
+
+from model.panoptic import PanopticModel, PanopticOutput
+
+OPSET = 18
+# TensorRT has no data-dependent shapes worth the name, and control flow stops every optimiser.
+FORBIDDEN = frozenset({"Loop", "If", "Scan", "NonZero", "Sort", "Unique", "NonMaxSuppression"})
+MAX_BATCH = 64
+MAX_SIDE = 4096
+
+
+class ExportError(Exception):
+    """The graph cannot be made, or is not what was promised."""
+
+
+@torch.no_grad()
+def round_weights(module: nn.Module) -> None:
+    """Round matrices and convolution kernels to fp16 in place; vectors (norms, biases) stay as they are.
+
+    Half the size on disk. The graph computes in fp32 with the rounded values, so PyTorch with them is its reference.
+    """
+    for parameter in module.parameters():
+        if parameter.ndim > 1:
+            parameter.copy_(parameter.half().float())
+
+
+def export_onnx(model: PanopticModel, path: Path) -> onnx.ModelProto:
+    """Write the graph of a model whose weights are rounded (`round_weights`).
+
+    Batch, height and width are dynamic; height and width multiples of the network's size multiple.
+
+    Raises:
+        ExportError: the graph holds an operator that engines do not take.
+    """
+    config = model.network.config
+    inputs = example_inputs(model, batch=2, size=(config.canvas_sizes[0], config.canvas_sizes[-1]))
+    multiple = config.size_multiple
+    batch = torch.export.Dim("batch", min=1, max=MAX_BATCH)
+    smallest = min(config.canvas_sizes) // multiple
+    rows = torch.export.Dim("rows", min=smallest, max=MAX_SIDE // multiple)
+    columns = torch.export.Dim("columns", min=smallest, max=MAX_SIDE // multiple)
+    dynamic = {name: {0: batch} for name in inputs}
+    dynamic["image"] = {0: batch, 1: multiple * rows, 2: multiple * columns}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+        program = torch.onnx.export(
+            model.eval(),
+            (),
+            kwargs=inputs,
+            dynamo=True,
+            dynamic_shapes=dynamic,
+            input_names=list(inputs),
+            output_names=list(PanopticOutput._fields),
+            opset_version=OPSET,
+            verbose=False,
+        )
+    assert program is not None  # with dynamo=True
+    graph = cast(onnx.ModelProto, program.model_proto)
+    _store_as_fp16(graph.graph)
+    _check(graph)
+    onnx.save(graph, path)
+    return graph
+
+
+def example_inputs(model: PanopticModel, *, batch: int, size: tuple[int, int]) -> dict[str, Tensor]:
+    """Inputs of the graph by name: noise of that height and width."""
+    generator = torch.Generator().manual_seed(0)
+    inputs = {
+        "image": torch.randint(0, 256, (batch, *size, 3), dtype=torch.uint8, generator=generator),
+        "valid_size": torch.tensor([size] * batch, dtype=torch.int32),
+        "score_threshold": torch.full((batch,), 0.3),
+        "overlap_threshold": torch.full((batch,), 0.5),
+    }
+    if model.network.config.normalisation == "image":
+        inputs |= {"pixel_mean": torch.full((batch,), 127.5), "pixel_std": torch.full((batch,), 73.9)}
+    return inputs
+
+
+def _store_as_fp16(graph: onnx.GraphProto) -> None:
+    """Keep rounded weights as fp16 with a Cast behind them; runtimes fold it when they load the graph."""
+    casts = []
+    for initializer in graph.initializer:
+        if initializer.data_type != onnx.TensorProto.FLOAT or len(initializer.dims) < 2:
+            continue
+        values = numpy_helper.to_array(initializer)
+        half = values.astype(np.float16)
+        if not np.array_equal(half.astype(np.float32), values):
+            continue  # not a rounded weight: a constant of the graph
+        name = initializer.name
+        initializer.CopyFrom(numpy_helper.from_array(half, f"{name}.fp16"))
+        casts.append(
+            onnx.helper.make_node("Cast", [f"{name}.fp16"], [name], name=f"{name}.cast", to=onnx.TensorProto.FLOAT)
+        )
+    for cast_node in reversed(casts):
+        graph.node.insert(0, cast_node)
+    # The exporter notes types of initializers here; those of the halved ones are no longer true.
+    renamed = {node.output[0] for node in casts}
+    kept = [value for value in graph.value_info if value.name not in renamed]
+    del graph.value_info[:]
+    graph.value_info.extend(kept)
+
+
+def _check(graph: onnx.ModelProto) -> None:
+    if found := sorted(FORBIDDEN & set(operators(graph))):
+        raise ExportError(f"the graph holds {', '.join(found)}, which engines for deployment do not take")
+    onnx.checker.check_model(graph, full_check=True)
+
+
+def operators(graph: onnx.ModelProto) -> Iterable[str]:
+    """The operator of every node."""
+    return (node.op_type for node in graph.graph.node)
