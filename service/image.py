@@ -26,7 +26,7 @@ Image.MAX_IMAGE_PIXELS = None
 
 
 def decode(data: bytes, *, max_pixels: int = 100_000_000) -> NDArray[np.uint8]:
-    """Decode JPEG, PNG, WebP, TIFF (first page) or BMP to RGB (H, W, 3), C-contiguous.
+    """Decode JPEG, PNG, WebP, TIFF (first page) or BMP to RGB (H, W, 3), C-contiguous and writable.
 
     Raises UnsupportedImageError for other formats, ImageTooLargeError above `max_pixels`, and
     UndecodableImageError for damaged files.
@@ -42,7 +42,7 @@ def decode(data: bytes, *, max_pixels: int = 100_000_000) -> NDArray[np.uint8]:
         raise
     except Exception as error:  # on damaged files Pillow raises nearly anything, struct.error and KeyError included
         raise _explain(data, error) from error
-    return np.ascontiguousarray(pixels)
+    return np.require(pixels, requirements=["C_CONTIGUOUS", "WRITEABLE"])
 
 
 def _explain(data: bytes, error: Exception) -> RequestError:

@@ -51,6 +51,7 @@ def test_lossless_formats_keep_every_pixel(format, options):
     pixels = decode(encode(Image.fromarray(RGB), format, **options))
     assert pixels.dtype == np.uint8
     assert pixels.flags.c_contiguous
+    assert pixels.flags.writeable
     np.testing.assert_array_equal(pixels, RGB)
 
 
