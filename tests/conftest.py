@@ -1,0 +1,97 @@
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from model.config import Category, KNetConfig
+
+PARITY = Path(__file__).parents[2] / "shared" / "parity"
+
+
+@pytest.fixture(scope="session")
+def categories() -> tuple[Category, ...]:
+    """Two things, two stuff classes."""
+    return (
+        Category(id=3, name="cell", is_thing=True, colour=(200, 0, 0)),
+        Category(id=1, name="dot", is_thing=True, colour=(0, 200, 0)),
+        Category(id=7, name="ground", is_thing=False, colour=(0, 0, 200)),
+        Category(id=9, name="glass", is_thing=False, colour=(90, 90, 90)),
+    )
+
+
+@pytest.fixture(scope="session")
+def learned_config(categories) -> KNetConfig:
+    """The paper's form, tiny: it runs in milliseconds. Mask stride 4."""
+    return KNetConfig(
+        categories=categories,
+        backbone="test_efficientnet",
+        fpn_channels=16,
+        channels=32,
+        num_kernels=6,
+        num_training_kernels=6,
+        num_stages=2,
+        num_heads=4,
+        ffn_channels=32,
+        canvas_sizes=(64, 64),
+        output_stride=2,
+    )
+
+
+@pytest.fixture(scope="session")
+def seeded_config(categories) -> KNetConfig:
+    """The nuclei form, tiny. Mask stride 2."""
+    return KNetConfig(
+        categories=categories,
+        backbone="test_efficientnet",
+        backbone_levels=(0, 1, 2, 3, 4),
+        normalisation="image",
+        fpn_channels=16,
+        channels=16,
+        feature_stride=2,
+        mask_upsample=1,
+        norm="batch",
+        sine_encoding=False,
+        first_kernels="seeded",
+        num_kernels=12,
+        num_training_kernels=8,
+        num_stages=2,
+        num_heads=2,
+        ffn_channels=32,
+        fixed_stuff_score=1.0,
+        geometry="tile",
+        canvas_sizes=(32, 64),
+        tile_overlap=16,
+        output_stride=2,
+        overlap_threshold=0.5,
+    )
+
+
+@pytest.fixture(params=["learned", "seeded"])
+def config(request, learned_config, seeded_config) -> KNetConfig:
+    """Each of the two forms in turn."""
+    return learned_config if request.param == "learned" else seeded_config
+
+
+@pytest.fixture(scope="session")
+def components():
+    """Inputs and outputs of single parts of the official code; absent outside our workplace."""
+    import numpy as np
+
+    path = PARITY / "golden" / "components.npz"
+    if not path.exists():
+        pytest.skip(f"{path} is not here: the official code's numbers are kept beside the repository")
+    with np.load(path) as file:
+        return {name: file[name] for name in file}
+
+
+@pytest.fixture(scope="session")
+def official_weights() -> ModuleType:
+    """The rule that makes the official code's weights from their names."""
+    path = PARITY / "weights.py"
+    if not path.exists():
+        pytest.skip(f"{path} is not here: the official code's numbers are kept beside the repository")
+    spec = importlib.util.spec_from_file_location("official_weights", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

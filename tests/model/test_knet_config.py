@@ -1,0 +1,88 @@
+import dataclasses
+import json
+
+import pytest
+
+from model.config import Category, KNetConfig, knet_nuclei, knet_r50
+
+ILLEGAL = [
+    ("normalisation", "none", "imagenet, image"),
+    ("norm", "layer", "group, batch"),
+    ("first_kernels", "random", "learned, seeded"),
+    ("competitors", "some", "all, confident"),
+    ("geometry", "crop", "fit, tile"),
+    ("channels", 0, "1 and above"),
+    ("num_kernels", 0, "1 and above"),
+    ("num_stages", 0, "1 and above"),
+    ("num_heads", 3, "multiple of num_heads"),
+    ("feature_stride", 3, "2, 4, 8"),
+    ("mask_upsample", 3, "1, 2, 4"),
+    ("output_stride", 3, "divisors of 4"),
+    ("output_stride", 0, "divisors of 4"),
+    ("canvas_sizes", (), "multiples of 32"),
+    ("canvas_sizes", (64, 65), "multiples of 32"),
+    ("channels", 48, "multiple of 32"),
+    ("fpn_channels", 18, "multiple of 4"),
+    ("num_training_kernels", 5, "6"),
+    ("score_threshold", 1.5, "0..1"),
+    ("overlap_threshold", -0.1, "0..1"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "legal"), ILLEGAL)
+def test_an_illegal_value_is_named_with_what_is_legal(learned_config, name, value, legal):
+    with pytest.raises(ValueError, match=r"; legal") as error:
+        dataclasses.replace(learned_config, **{name: value})
+    message = str(error.value)
+    assert name in message
+    assert str(value) in message
+    assert legal in message
+
+
+@pytest.mark.parametrize("order", [[2, 0], []])
+def test_categories_are_things_then_stuff(learned_config, order):
+    categories = tuple(learned_config.categories[i] for i in order)
+    with pytest.raises(ValueError, match="things before stuff"):
+        dataclasses.replace(learned_config, categories=categories)
+
+
+@pytest.mark.parametrize("colour", [(0, 0), (0, 0, 256), (-1, 0, 0)])
+def test_a_colour_is_three_values_of_a_byte(colour):
+    with pytest.raises(ValueError, match=r"'cell'.*legal: three values 0\.\.255"):
+        Category(id=1, name="cell", is_thing=True, colour=colour)
+
+
+def test_mask_upsampling_is_at_most_the_feature_stride(seeded_config):
+    with pytest.raises(ValueError, match="at most feature_stride"):
+        dataclasses.replace(seeded_config, mask_upsample=4)
+
+
+def test_seeded_kernels_may_be_fewer_in_training(seeded_config):
+    assert dataclasses.replace(seeded_config, num_training_kernels=3).num_training_kernels == 3
+
+
+@pytest.mark.parametrize("variant", [knet_r50, knet_nuclei])
+def test_json_gives_the_same_config(variant, categories):
+    config = variant(categories)
+    assert KNetConfig.from_json(config.to_json()) == config
+
+
+def test_json_with_an_unknown_or_a_missing_field_is_refused(learned_config):
+    values = json.loads(learned_config.to_json())
+    with pytest.raises(ValueError, match=r"unknown fields.*num_legs"):
+        KNetConfig.from_json(json.dumps(values | {"num_legs": 4}))
+    del values["num_heads"]
+    with pytest.raises(ValueError, match=r"missing fields.*num_heads"):
+        KNetConfig.from_json(json.dumps(values))
+
+
+def test_json_values_are_checked_too(learned_config):
+    values = json.loads(learned_config.to_json())
+    with pytest.raises(ValueError, match="feature_stride is 5"):
+        KNetConfig.from_json(json.dumps(values | {"feature_stride": 5}))
+
+
+def test_derived_numbers(learned_config, seeded_config):
+    assert (learned_config.num_classes, learned_config.num_things, learned_config.num_stuff) == (4, 2, 2)
+    assert (learned_config.mask_stride, seeded_config.mask_stride) == (4, 2)
+    assert learned_config.size_multiple == 32
