@@ -1,6 +1,7 @@
 """The configuration of a K-Net: everything needed to rebuild the network. Variants are functions."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, Self, get_args
 
@@ -60,6 +61,17 @@ class KNetConfig:
     overlap_threshold: float = 0.6
 
     def __post_init__(self) -> None:
+        for name, is_legal, legal in self._rules():
+            if not is_legal:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; legal: {legal}")
+        things = [category.is_thing for category in self.categories]
+        if not any(things) or things != sorted(things, reverse=True):
+            raise ValueError("categories must hold at least one thing and list things before stuff")
+        if len({category.id for category in self.categories}) < len(things):
+            raise ValueError(f"ids of categories must differ: {[category.id for category in self.categories]}")
+
+    def _rules(self) -> Iterator[tuple[str, bool, str]]:
+        """Field, whether its value is legal, and what is. A rule may rely on those before it."""
         for name, values in (
             ("normalisation", Normalisation),
             ("norm", Norm),
@@ -67,41 +79,41 @@ class KNetConfig:
             ("competitors", Competitors),
             ("geometry", Geometry),
         ):
-            if getattr(self, name) not in get_args(values):
-                raise ValueError(f"{name} is {getattr(self, name)!r}; legal: {', '.join(get_args(values))}")
-        for name in ("fpn_channels", "channels", "num_kernels", "num_stages", "num_heads", "ffn_channels"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; legal: 1 and above")
-        if self.feature_stride not in (2, 4, 8):
-            raise ValueError(f"feature_stride is {self.feature_stride}; legal: 2, 4, 8")
-        if self.mask_upsample not in (1, 2, 4) or self.mask_upsample > self.feature_stride:
-            raise ValueError(f"mask_upsample is {self.mask_upsample}; legal: 1, 2, 4, at most feature_stride")
-        if self.output_stride < 1 or self.mask_stride % self.output_stride:
-            raise ValueError(f"output_stride is {self.output_stride}; legal: divisors of {self.mask_stride}")
-        if any(size % self.size_multiple for size in self.canvas_sizes) or not self.canvas_sizes:
-            raise ValueError(f"canvas_sizes is {self.canvas_sizes}; legal: multiples of {self.size_multiple}")
-        cells = (min(self.canvas_sizes) // self.feature_stride) ** 2
-        if self.first_kernels == "seeded" and self.num_kernels > cells:
-            raise ValueError(
-                f"num_kernels is {self.num_kernels}; legal for seeded kernels: up to {cells}, "
-                "the cells of the smallest canvas"
-            )
-        if self.channels % self.num_heads:
-            raise ValueError(f"channels is {self.channels}; legal: a multiple of num_heads ({self.num_heads})")
-        if self.norm == "group" and self.channels % 32:
-            raise ValueError(f"channels is {self.channels}; legal with group norm: a multiple of 32")
-        if self.sine_encoding and self.fpn_channels % 4:
-            raise ValueError(f"fpn_channels is {self.fpn_channels}; legal with the encoding: a multiple of 4")
-        if self.first_kernels == "learned" and self.num_training_kernels != self.num_kernels:
-            raise ValueError(
-                f"num_training_kernels is {self.num_training_kernels}; legal for learned kernels: {self.num_kernels}"
-            )
+            yield name, getattr(self, name) in get_args(values), ", ".join(get_args(values))
+        for name in ("fpn_channels", "channels", "num_kernels", "num_training_kernels", "num_stages", "num_heads"):
+            yield name, getattr(self, name) >= 1, "1 and above"
+        yield "ffn_channels", self.ffn_channels >= 1, "1 and above"
+        levels = self.backbone_levels
+        consecutive = bool(levels) and levels[0] >= 0 and levels == tuple(range(levels[0], levels[0] + len(levels)))
+        yield "backbone_levels", consecutive, "numbers from 0 up, each one more than the one before"
+
+        yield "feature_stride", self.feature_stride in (2, 4, 8), "2, 4, 8"
+        fits = self.mask_upsample in (1, 2, 4) and self.mask_upsample <= self.feature_stride
+        yield "mask_upsample", fits, "1, 2, 4, at most feature_stride"
+        fits = self.output_stride >= 1 and self.mask_stride % self.output_stride == 0
+        yield "output_stride", fits, f"divisors of {self.mask_stride}"
+        sizes, multiple = self.canvas_sizes, self.size_multiple
+        fits = bool(sizes) and all(size > 0 and size % multiple == 0 for size in sizes)
+        yield "canvas_sizes", fits, f"multiples of {multiple}"
+        yield "canvas_sizes", self.geometry == "tile" or len(sizes) == 2, "with geometry fit: height, width"
+        fits = 0 <= self.tile_overlap < min(sizes)
+        yield "tile_overlap", fits, f"0 up to, not including, the smallest canvas ({min(sizes)})"
+
+        yield "channels", self.channels % self.num_heads == 0, f"a multiple of num_heads ({self.num_heads})"
+        yield "channels", self.norm == "batch" or self.channels % 32 == 0, "with group norm: a multiple of 32"
+        fits = not self.sine_encoding or self.fpn_channels % 4 == 0
+        yield "fpn_channels", fits, "with the encoding: a multiple of 4"
+        if self.first_kernels == "seeded":
+            cells = (min(sizes) // self.feature_stride) ** 2
+            legal = f"for seeded kernels: up to {cells}, the cells of the smallest canvas"
+            yield "num_kernels", self.num_kernels <= cells, legal
+        else:
+            fits = self.num_training_kernels == self.num_kernels
+            yield "num_training_kernels", fits, f"for learned kernels: {self.num_kernels}"
         for name in ("score_threshold", "overlap_threshold"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; legal: 0..1")
-        things = [category.is_thing for category in self.categories]
-        if not things or things != sorted(things, reverse=True):
-            raise ValueError("categories must not be empty and must list things before stuff")
+            yield name, 0 <= getattr(self, name) <= 1, "0..1"
+        score = self.fixed_stuff_score
+        yield "fixed_stuff_score", score is None or 0 <= score <= 1, "0..1, or None"
 
     @property
     def num_classes(self) -> int:

@@ -83,7 +83,7 @@ def filter_features(
     """
     height, width = features.shape[-2:]
     # Plain matrix products, here and below: every engine has them, not every one einsum.
-    logits = (weights @ features.flatten(2)).unflatten(2, (height, width))
+    logits: Tensor = (weights @ features.flatten(2)).unflatten(2, (height, width))  # type: ignore[no-untyped-call]
     if place is not None:
         logits = logits + place.logits(height, width)
     return logits if valid is None else torch.where(valid, logits, OUTSIDE)

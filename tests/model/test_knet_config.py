@@ -21,9 +21,18 @@ ILLEGAL = [
     ("output_stride", 0, "divisors of 4"),
     ("canvas_sizes", (), "multiples of 32"),
     ("canvas_sizes", (64, 65), "multiples of 32"),
+    ("canvas_sizes", (64, 0), "multiples of 32"),
+    ("canvas_sizes", (64,), "height, width"),
+    ("tile_overlap", 64, "the smallest canvas (64)"),
+    ("tile_overlap", -1, "the smallest canvas (64)"),
+    ("backbone_levels", (1, 3), "each one more"),
+    ("backbone_levels", (2, 1), "each one more"),
+    ("backbone_levels", (), "each one more"),
     ("channels", 48, "multiple of 32"),
     ("fpn_channels", 18, "multiple of 4"),
-    ("num_training_kernels", 5, "6"),
+    ("num_training_kernels", 5, "for learned kernels: 6"),
+    ("num_training_kernels", 0, "1 and above"),
+    ("fixed_stuff_score", 1.1, "0..1"),
     ("score_threshold", 1.5, "0..1"),
     ("overlap_threshold", -0.1, "0..1"),
 ]
@@ -39,8 +48,8 @@ def test_an_illegal_value_is_named_with_what_is_legal(learned_config, name, valu
     assert legal in message
 
 
-@pytest.mark.parametrize("order", [[2, 0], []])
-def test_categories_are_things_then_stuff(learned_config, order):
+@pytest.mark.parametrize("order", [[2, 0], [2], []])
+def test_categories_are_one_thing_at_least_and_then_stuff(learned_config, order):
     categories = tuple(learned_config.categories[i] for i in order)
     with pytest.raises(ValueError, match="things before stuff"):
         dataclasses.replace(learned_config, categories=categories)
@@ -55,6 +64,12 @@ def test_a_colour_is_three_values_of_a_byte(colour):
 def test_mask_upsampling_is_at_most_the_feature_stride(seeded_config):
     with pytest.raises(ValueError, match="at most feature_stride"):
         dataclasses.replace(seeded_config, mask_upsample=4)
+
+
+def test_ids_of_categories_differ(learned_config):
+    first, *rest = learned_config.categories
+    with pytest.raises(ValueError, match=r"must differ: \[1, 1, 7, 9\]"):
+        dataclasses.replace(learned_config, categories=(dataclasses.replace(first, id=1), *rest))
 
 
 def test_seeded_kernels_may_be_fewer_in_training(seeded_config):

@@ -96,7 +96,7 @@ def test_training_uses_its_own_number_of_kernels(seeded_config):
 
 
 def test_more_kernels_than_cells_of_the_smallest_canvas_are_refused(seeded_config):
-    with pytest.raises(ValueError, match="num_kernels is 257; legal for seeded kernels: up to 256"):
+    with pytest.raises(ValueError, match="num_kernels is 257; legal: for seeded kernels: up to 256"):
         dataclasses.replace(seeded_config, num_kernels=257)
     assert dataclasses.replace(seeded_config, num_kernels=256).num_kernels == 256
 
