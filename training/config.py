@@ -34,7 +34,7 @@ class TrainConfig:
     precision: Precision = "fp32"
     seed: int = 0
     save_every: int = 200  # steps
-    evaluate_every: int = 1000  # steps
+    evaluate_every: int = 2500  # steps
 
     def __post_init__(self) -> None:
         if self.precision not in get_args(Precision):

@@ -5,6 +5,7 @@ import json
 import math
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 
 from model.checkpoint import save
@@ -30,6 +31,8 @@ from training.pretrained import load_imagenet
 STATE = "state.pt"
 RUN = "train.json"
 LOG = "log.csv"
+# Fields that decide nothing about the weights.
+MAY_DIFFER = frozenset({"save_every", "evaluate_every"})
 METRICS = "metrics.json"
 
 
@@ -52,8 +55,7 @@ class Trainer:
             keep_depthwise_in_fp32(self.network)
         tune_cpu()
         self.network.to(memory_format=torch.channels_last)
-        average = get_ema_multi_avg_fn(config.ema_decay)  # type: ignore[no-untyped-call]
-        self.ema = AveragedModel(self.network, multi_avg_fn=average, use_buffers=True)
+        self.ema = AveragedModel(self.network, avg_fn=partial(moving_average, config.ema_decay), use_buffers=True)
         self.optimizer = torch.optim.AdamW(parameter_groups(self.network, config), lr=config.learning_rate)
         self.criterion = Criterion(config.model, config.loss)
         self.step = 0
@@ -195,7 +197,7 @@ class Trainer:
             return
         state = torch.load(path, map_location="cpu", weights_only=True)
         theirs, ours = json.loads(state["config"]), json.loads(self.config.to_json())
-        if differing := sorted(name for name in ours if ours[name] != theirs.get(name)):
+        if differing := sorted(name for name in ours if ours[name] != theirs.get(name) and name not in MAY_DIFFER):
             raise ValueError(
                 f"{self.out} holds a run that differs in {', '.join(differing)}; "
                 "resume it with the configuration it was started with, or name another folder"
@@ -216,6 +218,12 @@ def batch_inputs(images: Tensor, targets: list[Target], config: TrainConfig) -> 
     pixels = normalise(images, valid_cells(valid_size, size, size, 1), config.model.normalisation, mean, std)
     cells = valid_cells(valid_size, size // stride, size // stride, stride)
     return pixels.contiguous(memory_format=torch.channels_last), cells
+
+
+def moving_average(decay: float, average: Tensor, value: Tensor, num_averaged: Tensor | int) -> Tensor:
+    """Exponential moving average of weights, faster at first: the random start is forgotten soon."""
+    warm = (1 + float(num_averaged)) / (10 + float(num_averaged))
+    return average + (1 - min(decay, warm)) * (value - average)
 
 
 def learning_rate_factor(step: int, config: TrainConfig) -> float:

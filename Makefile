@@ -1,0 +1,46 @@
+# demo and serve need only the serving dependencies; test makes the full environment.
+PYTHON ?= python3
+SERVE := .venv-serve
+FULL := .venv
+PIP_FLAGS := --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: demo serve test check format bench clean
+
+demo: $(SERVE)/.made ## segment a bundled image with the bundled model; writes demo/
+	$(SERVE)/bin/knet segment examples/nuclei.png --out demo
+
+serve: $(SERVE)/.made ## serve the bundled model on http://127.0.0.1:8000 until stopped
+	$(SERVE)/bin/knet serve
+
+test: check ## format, lint, types, import rules, tests
+	$(FULL)/bin/pytest
+
+check: $(FULL)/.made
+	$(FULL)/bin/ruff format --check .
+	$(FULL)/bin/ruff check .
+	$(FULL)/bin/mypy
+	$(FULL)/bin/lint-imports
+
+format: $(FULL)/.made ## bring the code into the house's format
+	$(FULL)/bin/ruff format .
+	$(FULL)/bin/ruff check --fix .
+
+bench: $(FULL)/.made ## time one request, step by step
+	$(FULL)/bin/python -m benchmarks.request
+
+clean:
+	rm -rf $(SERVE) $(FULL) demo
+
+# An environment is made anew only when what it is made from has changed.
+$(SERVE)/.made: pyproject.toml constraints.txt
+	$(call environment,$(SERVE),serve)
+
+$(FULL)/.made: pyproject.toml constraints.txt
+	$(call environment,$(FULL),dev)
+
+define environment
+$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one: make PYTHON=python3.11")'
+$(PYTHON) -m venv $(1)
+$(1)/bin/pip install $(PIP_FLAGS) --editable '.[$(2)]'
+touch $@
+endef
