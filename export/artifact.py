@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
+from export.fold import fold_batch_norms
 from export.to_onnx import OPSET, ExportError, export_onnx, round_weights
 from export.verify import MAX_PIXEL_DIFFERENCE, MAX_SCORE_DIFFERENCE, SCORE_TOLERANCE, Comparison, compare
 from model.checkpoint import load
@@ -50,6 +51,7 @@ def export_artifact(
     if not images:
         raise ValueError("no images to verify with; name a file or folder of real ones with --images")
     network = load(folder)
+    fold_batch_norms(network)
     round_weights(network)
     metadata = metadata_of(network.config, name=name, version=version)
 

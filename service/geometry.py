@@ -95,11 +95,18 @@ def _cut(length: int, sizes: Sequence[int], overlap: int, stride: int) -> tuple[
     for size in sizes:
         if length <= size:
             return size, (0,)
-    size = sizes[-1]
+    count = _count(length, sizes[-1], overlap, stride)
+    # A smaller canvas that needs no more tiles does the same with less.
+    size = next(s for s in sizes if s > overlap and _count(length, s, overlap, stride) <= count)
+    last = math.ceil(length / stride) - size // stride
+    return size, tuple(index * last // (count - 1) * stride for index in range(count))
+
+
+def _count(length: int, size: int, overlap: int, stride: int) -> int:
+    """Tiles of `size` that cover `length` with at least `overlap`; a stride is the smallest step."""
     step = size // stride - math.ceil(overlap / stride)
     last = math.ceil(length / stride) - size // stride
-    count = math.ceil(last / step) + 1
-    return size, tuple(index * last // (count - 1) * stride for index in range(count))
+    return math.ceil(last / step) + 1 if step > 0 else length
 
 
 def scale_image(image: NDArray[np.uint8], plan: Plan) -> NDArray[np.uint8]:

@@ -3,6 +3,7 @@
 Shapes: B canvases of one batch, H x W scaled pixels each, s the output stride, N slots.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,7 +18,8 @@ from service.join import TileResult, join_tiles
 from service.segments import Segmentation, from_id_map
 from service.session import Session
 
-MAX_BATCH = 4  # tiles of one image that run at once: bounds memory, whatever the image's size
+MAX_BATCH = 4  # tiles of one image that run at once
+MAX_BATCH_PIXELS = 2**19  # of those tiles together, unless one alone has more: bounds the engine's memory
 CROWDED = 0.98  # share of the thing slots from which on an answer carries a warning
 
 
@@ -50,8 +52,9 @@ class Segmenter:
         shared = thresholds | (image_statistics(scaled) if self.metadata.uses_image_statistics else {})
         results: list[TileResult] = []
         num_crowded = 0
-        for begin in range(0, len(plan.tiles), MAX_BATCH):
-            tiles = plan.tiles[begin : begin + MAX_BATCH]
+        batch = max(1, min(MAX_BATCH, MAX_BATCH_PIXELS // math.prod(plan.canvas_size)))
+        for begin in range(0, len(plan.tiles), batch):
+            tiles = plan.tiles[begin : begin + batch]
             outputs = self.session.run(_graph_inputs(scaled, plan, tiles, shared))
             for index, tile in enumerate(tiles):
                 result = self._read_tile({name: array[index] for name, array in outputs.items()}, tile, plan.stride)

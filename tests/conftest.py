@@ -1,10 +1,15 @@
 import importlib.util
+import os
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 from model.config import Category, KNetConfig
+
+# Before torch is imported. Its threads wait for each other by spinning: where the processors are busy with other work,
+# the many small operations of tiny networks take a hundred times as long with two threads as with one.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 PARITY = Path(__file__).parents[2] / "shared" / "parity"
 
@@ -75,7 +80,7 @@ def config(request, learned_config, seeded_config) -> KNetConfig:
 
 @pytest.fixture(scope="session")
 def components():
-    """Inputs and outputs of single parts of the official code; absent outside our workplace."""
+    """Inputs and outputs of single parts of the official code; the tests that need them are skipped where they are absent."""
     import numpy as np
 
     path = PARITY / "golden" / "components.npz"

@@ -25,7 +25,7 @@ def nuclei(categories: tuple[Category, ...]) -> TrainConfig:
             matcher=MatcherConfig(mask_cost="cross_entropy"),
         ),
         augment=AugmentConfig(scale_jitter=1.5),
-        steps=5000,
+        steps=4000,
         batch_size=6,
         learning_rate=1e-3,
         backbone_factor=0.4,

@@ -1,0 +1,83 @@
+"""Where the time of one request goes, step by step, on the bundled images.
+
+    python -m benchmarks.request [--repeats 9] [--threads N]
+
+Prints a table of medians in milliseconds, then one JSON line. One process, no HTTP.
+"""
+
+import argparse
+import json
+import platform
+import resource
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from service import artifact, rle
+from service.image import decode
+from service.segmenter import Segmenter
+from service.session import OnnxSession, available_cpus
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def processor() -> str:
+    """Name of the processor and what matters of its instructions."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    fields = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    wanted = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
+    return f"{fields.get('model name', '?')} ({', '.join(w for w in wanted if w in fields.get('flags', '').split())})"
+
+
+def median_ms(step: Callable[[], Any], repeats: int) -> float:
+    """Median time of one call, after one that is not counted."""
+    step()
+    times = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        step()
+        times.append(1000 * (time.perf_counter() - started))
+    return statistics.median(times)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--threads", type=int, default=available_cpus())
+    arguments = parser.parse_args()
+
+    folder = ROOT / "repository" / "nuclei" / "1"
+    metadata = artifact.load(folder)
+    segmenter = Segmenter(metadata, OnnxSession(folder / metadata.variants[0].file, threads=arguments.threads))
+    table = Table("image", "size", "segments", "decode", "geometry + engine + join", "RLE", title=processor())
+    results = []
+    for path in sorted((ROOT / "examples").glob("*.png")):
+        content = path.read_bytes()
+        image = decode(content)
+        answer = segmenter.segment(image)
+        ids = [segment.id for segment in answer.segments]
+        size = f"{image.shape[1]}x{image.shape[0]}"
+        times = {
+            "decode": median_ms(lambda content=content: decode(content), arguments.repeats),
+            "segment": median_ms(lambda image=image: segmenter.segment(image), arguments.repeats),
+            "rle": median_ms(lambda answer=answer, ids=ids: rle.encode(answer.id_map, ids), arguments.repeats),
+        }
+        table.add_row(path.name, size, str(len(ids)), *(f"{value:.1f}" for value in times.values()))
+        results.append({"image": path.name, "size": size, "segments": len(ids), **times})
+    Console().print(table)
+    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    summary = {"processor": processor(), "threads": arguments.threads, "peak_rss_mb": peak_mb, "medians_ms": results}
+    Console(soft_wrap=True).print(json.dumps(summary), highlight=False)
+
+
+if __name__ == "__main__":
+    main()

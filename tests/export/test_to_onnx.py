@@ -1,0 +1,116 @@
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from rich.console import Console
+
+from export.artifact import GRAPH, export_artifact, images_below
+from export.to_onnx import FORBIDDEN, ExportError, round_weights
+from model.knet import KNet
+from model.panoptic import PanopticModel, PanopticOutput
+from service import artifact
+from service.session import OnnxSession
+
+IMAGES = Path(__file__).parent.parent / "data" / "nuclei" / "images" / "train"
+
+
+@pytest.fixture(params=["learned", "seeded"])
+def one(request, exported):
+    return exported[request.param]
+
+
+def test_graph_has_the_contracts_inputs_and_outputs(one):
+    graph = onnx.load(one.folder / GRAPH).graph
+    inputs = {value.name: onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type) for value in graph.input}
+    expected = {
+        "image": np.uint8,
+        "valid_size": np.int32,
+        "score_threshold": np.float32,
+        "overlap_threshold": np.float32,
+    }
+    if one.network.config.normalisation == "image":
+        expected |= {"pixel_mean": np.float32, "pixel_std": np.float32}
+    assert inputs == {name: np.dtype(kind) for name, kind in expected.items()}
+    assert [value.name for value in graph.output] == list(PanopticOutput._fields)
+
+
+def test_graph_has_no_operator_that_engines_refuse(one):
+    operators = {node.op_type for node in onnx.load(one.folder / GRAPH).graph.node}
+    assert not operators & FORBIDDEN
+    assert "Einsum" not in operators
+
+
+def test_weights_are_stored_as_fp16(one):
+    graph = onnx.load(one.folder / GRAPH).graph
+    sizes = {kind: 0 for kind in ("half", "float")}
+    for value in graph.initializer:
+        if len(value.dims) > 1 and value.data_type in (onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT):
+            kind = "half" if value.data_type == onnx.TensorProto.FLOAT16 else "float"
+            sizes[kind] += int(np.prod(value.dims))
+    assert sizes["half"] > 50 * sizes["float"]
+
+
+def test_sizes_and_batches_other_than_the_traced_ones_equal_pytorch(one):
+    config = one.network.config
+    model = PanopticModel(one.network, config.output_stride).eval()
+    session = OnnxSession(one.folder / GRAPH, threads=1)
+    rng = np.random.default_rng(0)
+    for batch, height, width in ((1, 64, 96), (3, 128, 64)):
+        inputs = {
+            "image": rng.integers(0, 256, (batch, height, width, 3), dtype=np.uint8),
+            "valid_size": np.array([[height, width], [height - 9, width - 30], [40, 33]], np.int32)[:batch],
+            "score_threshold": np.array([0.3, 0.5, 0.7], np.float32)[:batch],
+            "overlap_threshold": np.array([0.5, 0.1, 0.8], np.float32)[:batch],
+        }
+        if config.normalisation == "image":
+            inputs |= {
+                "pixel_mean": np.array([127, 90, 140], np.float32)[:batch],
+                "pixel_std": np.array([70, 60, 50], np.float32)[:batch],
+            }
+        with torch.inference_mode():
+            expected = model(**{name: torch.from_numpy(value) for name, value in inputs.items()})
+        found = session.run(inputs)
+        # Random weights make near-ties; nearly all pixels must agree all the same.
+        assert (found["id_map"] == expected.id_map.numpy()).mean() > 0.995
+        np.testing.assert_allclose(found["score"], expected.score.numpy(), atol=2e-4)
+
+
+def test_artifact_describes_the_graph(one):
+    metadata = artifact.load(one.folder)
+    artifact.verify_files(one.folder, metadata)
+    assert metadata.name == one.folder.parent.name
+    assert metadata.num_slots == one.network.config.num_kernels + one.network.config.num_stuff
+    assert metadata.variants[0].accuracy["pixel_difference"] <= 1e-3
+    assert [category.name for category in metadata.categories] == ["cell", "dot", "ground", "glass"]
+
+
+def test_existing_version_is_not_overwritten(one):
+    with pytest.raises(ValueError, match="exists; versions are never overwritten: export to .*2"):
+        export_artifact(one.checkpoint, one.folder, [one.folder], provenance={}, console=None)
+
+
+def test_graph_that_answers_otherwise_is_refused_and_leaves_nothing_behind(one, tmp_path, monkeypatch):
+    """A real fault: the graph of another network, whose masks are turned around."""
+
+    def export_other(model: PanopticModel, path: Path) -> None:
+        graph = onnx.load(one.folder / GRAPH)
+        for node in graph.graph.node:
+            if node.op_type == "Sigmoid":
+                node.op_type = "Neg"
+        onnx.save(graph, path)
+
+    monkeypatch.setattr("export.artifact.export_onnx", export_other)
+    with pytest.raises(ExportError, match="does not answer as PyTorch does"):
+        export_artifact(one.checkpoint, tmp_path / "m" / "1", images_below(IMAGES), provenance={}, console=Console())
+    assert list((tmp_path / "m").iterdir()) == []
+
+
+def test_rounding_leaves_vectors_and_moves_matrices_to_fp16(learned_config):
+    network = KNet(learned_config)
+    norm = network.kernel_head.localisation[1].weight.detach().clone()
+    round_weights(network)
+    matrix = network.stages[0].mask_branch.output.weight
+    assert torch.equal(matrix, matrix.half().float())
+    assert torch.equal(network.kernel_head.localisation[1].weight, norm)
