@@ -4,7 +4,6 @@ import logging
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import onnx
@@ -45,10 +44,11 @@ def export_onnx(model: PanopticModel, path: Path) -> onnx.ModelProto:
         ExportError: the graph holds an operator that engines do not take.
     """
     config = model.network.config
-    inputs = example_inputs(model, batch=2, size=(config.canvas_sizes[0], config.canvas_sizes[-1]))
     multiple = config.size_multiple
+    side = max(config.canvas_sizes)
+    inputs = example_inputs(model, batch=2, size=(side, side + multiple))
     batch = torch.export.Dim("batch", min=1, max=MAX_BATCH)
-    smallest = min(config.canvas_sizes) // multiple
+    smallest = max(2, min(config.canvas_sizes) // multiple)  # the exporter takes a length of 1 for a constant
     rows = torch.export.Dim("rows", min=smallest, max=MAX_SIDE // multiple)
     columns = torch.export.Dim("columns", min=smallest, max=MAX_SIDE // multiple)
     dynamic = {name: {0: batch} for name in inputs}
@@ -68,7 +68,7 @@ def export_onnx(model: PanopticModel, path: Path) -> onnx.ModelProto:
             verbose=False,
         )
     assert program is not None  # with dynamo=True
-    graph = cast(onnx.ModelProto, program.model_proto)
+    graph = program.model_proto
     _store_as_fp16(graph.graph)
     _check(graph)
     onnx.save(graph, path)

@@ -80,7 +80,7 @@ def config(request, learned_config, seeded_config) -> KNetConfig:
 
 @pytest.fixture(scope="session")
 def components():
-    """Inputs and outputs of single parts of the official code; the tests that need them are skipped where they are absent."""
+    """Inputs and outputs of single parts of the official code; tests skip without them."""
     import numpy as np
 
     path = PARITY / "golden" / "components.npz"

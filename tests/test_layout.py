@@ -15,7 +15,9 @@ def test_package_is_that_of_this_checkout(package: str) -> None:
     assert [Path(path).resolve() for path in found] == [ROOT / package]
 
 
-@pytest.mark.parametrize("module", ["service.app", "service.segmenter", "service.server", "knet.client", "knet.segment"])
+@pytest.mark.parametrize(
+    "module", ["service.app", "service.segmenter", "service.server", "knet.client", "knet.segment"]
+)
 def test_serving_and_client_do_without_torch(module: str) -> None:
     heavy = {"torch", "timm", "onnx", "scipy"}
     code = f"import sys, {module}; print(sorted({heavy} & set(sys.modules)))"

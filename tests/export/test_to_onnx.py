@@ -23,7 +23,9 @@ def one(request, exported):
 
 def test_graph_has_the_contracts_inputs_and_outputs(one):
     graph = onnx.load(one.folder / GRAPH).graph
-    inputs = {value.name: onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type) for value in graph.input}
+    inputs = {
+        value.name: onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type) for value in graph.input
+    }
     expected = {
         "image": np.uint8,
         "valid_size": np.int32,
@@ -44,7 +46,7 @@ def test_graph_has_no_operator_that_engines_refuse(one):
 
 def test_weights_are_stored_as_fp16(one):
     graph = onnx.load(one.folder / GRAPH).graph
-    sizes = {kind: 0 for kind in ("half", "float")}
+    sizes = {"half": 0, "float": 0}
     for value in graph.initializer:
         if len(value.dims) > 1 and value.data_type in (onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT):
             kind = "half" if value.data_type == onnx.TensorProto.FLOAT16 else "float"
@@ -87,7 +89,7 @@ def test_artifact_describes_the_graph(one):
 
 
 def test_existing_version_is_not_overwritten(one):
-    with pytest.raises(ValueError, match="exists; versions are never overwritten: export to .*2"):
+    with pytest.raises(ValueError, match=r"exists; versions are never overwritten: export to .*2"):
         export_artifact(one.checkpoint, one.folder, [one.folder], provenance={}, console=None)
 
 

@@ -107,17 +107,18 @@ def test_weights_scale_their_terms(learned_config):
         torch.testing.assert_close(term, before[name] * factors[name.split("_")[1]])
 
 
-def test_each_stage_is_matched_by_the_predictions_before_it(learned_config):
+@pytest.mark.parametrize("last", [1, 5])
+def test_each_stage_is_matched_by_the_predictions_before_it(learned_config, last):
     target = make_target(((16, 16, 48, 48),), (0,))
     truth = truths(learned_config, target)
     right = 20 * (2 * truth[0].thing_masks[0] - 1)
     masks = torch.full((3, 1, learned_config.num_kernels + 2, 16, 16), -20.0, dtype=torch.float64)
-    masks[0, 0, 4] = masks[1, 0, 1] = masks[2, 0, 1] = right  # the head's kernel 4, then kernel 1
+    masks[0, 0, 4] = masks[1, 0, 1] = masks[2, 0, last] = right  # the kernel that makes the right mask
     output = dataclasses.replace(make_output(learned_config, 1), mask_logits=tuple(masks))
     terms = Criterion(learned_config, LossConfig(stuff_mask_weight=0.0))(output, truth)
     assert terms["head_dice"] < 1e-3
     assert terms["s0_dice"] == pytest.approx(4, abs=1e-3)  # of kernel 4, which makes nothing any more
-    assert terms["s1_dice"] < 1e-3
+    assert terms["s1_dice"] == pytest.approx(0 if last == 1 else 4, abs=1e-3)  # of kernel 1
 
 
 def test_class_predictions_count_in_matching_after_the_first_stage(learned_config):
