@@ -197,8 +197,9 @@ def knet_nuclei(categories: tuple[Category, ...]) -> KNetConfig:
         ffn_channels=256,
         fixed_stuff_score=1.0,
         geometry="tile",
-        canvas_sizes=(256, 320, 384, 448, 512, 576, 640, 704),
+        canvas_sizes=(256, 320, 384, 448, 512),
         tile_overlap=96,
-        output_stride=2,
+        output_stride=1,
+        score_threshold=0.45,
         overlap_threshold=0.5,
     )
