@@ -18,7 +18,16 @@ from training.dataset import Target
 from training.formats import PanopticIndex, find_coco_panoptic, read_coco_panoptic
 from training.matcher import MatcherConfig
 from training.nuclei import write_id_map
-from training.trainer import METRICS, RUN, STATE, Trainer, batch_inputs, learning_rate_factor, parameter_groups
+from training.trainer import (
+    METRICS,
+    RUN,
+    STATE,
+    Trainer,
+    batch_inputs,
+    learning_rate_factor,
+    moving_average,
+    parameter_groups,
+)
 
 SIZE = 48
 
@@ -161,6 +170,19 @@ def test_a_folder_of_another_configuration_is_refused(run_config, data, tmp_path
     with pytest.raises(ValueError, match=rf"{tmp_path} holds a run that differs in {field}; .*another folder"):
         train(dataclasses.replace(run_config, **change), data, tmp_path)
     assert state_of(tmp_path)["step"] == 2
+
+
+def test_a_run_may_resume_with_another_rhythm_of_saving(run_config, data, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        train(run_config, data, tmp_path, dies_at=3)
+    assert sorted(train(dataclasses.replace(run_config, save_every=1), data, tmp_path).steps) == [2, 3, 4, 5]
+
+
+def test_the_average_forgets_the_start_soon_and_then_by_its_decay():
+    average, value = torch.tensor([0.0]), torch.tensor([1.0])
+    assert float(moving_average(0.999, average, value, 1)) == pytest.approx(1 - 2 / 11)
+    assert float(moving_average(0.999, average, value, 10**6)) == pytest.approx(0.001)
+    assert float(moving_average(0.5, average, value, 10**6)) == pytest.approx(0.5)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_is_not_saved(run_config, data, tmp_path):
