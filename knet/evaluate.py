@@ -38,6 +38,7 @@ def evaluate_model(model: str, data: Path, split: Literal["train", "val"], url: 
             evaluation = evaluate(predict, index.categories, index.records)
         else:
             with KNetClient(url) as client:
+                client.wait_ready(timeout=60.0)
                 predict = predict_by_server(client, model, index.categories)
                 evaluation = evaluate(predict, index.categories, index.records)
     print_summary(evaluation)

@@ -19,7 +19,7 @@ from service.segments import Segmentation, from_id_map
 from service.session import Session
 
 MAX_BATCH = 4  # tiles of one image that run at once
-MAX_BATCH_PIXELS = 2**19  # of those tiles together, unless one alone has more: bounds the engine's memory
+MAX_BATCH_PIXELS = 2**18  # of those tiles together, unless one alone has more: bounds the engine's memory
 CROWDED = 0.98  # share of the thing slots from which on an answer carries a warning
 
 
