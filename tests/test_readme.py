@@ -26,6 +26,8 @@ def commands() -> list[str]:
 @pytest.fixture(scope="module")
 def url():
     with background(Settings(host="127.0.0.1", port=0, api_keys=())) as url:
+        with KNetClient(url) as client:
+            client.wait_ready(60)
         yield url
 
 
@@ -55,8 +57,6 @@ def test_curl_example_gives_the_answer_shown(url):
     """The answer in the README is that of the bundled model, shortened after the first object."""
     curl = next(command for command in commands() if command.startswith("curl"))
     words = shlex.split(curl.split("|")[0].replace("http://127.0.0.1:8000", url))
-    with KNetClient(url) as client:
-        client.wait_ready(60)
     result = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
     answer = json.loads(result.stdout)
     first = next(segment for segment in answer["segments"] if segment["is_thing"])
@@ -65,6 +65,15 @@ def test_curl_example_gives_the_answer_shown(url):
     assert shown[0] == f'"bbox": {first["bbox"]}'
     assert f'"width": {answer["image"]["width"]}' in README
     assert f"{len(answer['segments'])} segments" in README
+
+
+def test_python_example_runs(url, monkeypatch):
+    code = re.search(r"```python\n(.*?)```", README, flags=re.S)
+    assert code is not None
+    monkeypatch.chdir(ROOT)
+    names: dict[str, object] = {}
+    exec(code[1].replace("http://127.0.0.1:8000", url), names)
+    assert len(names["masks"]) == len(names["answer"]["segments"]) > 100
 
 
 def test_pictures_and_links_of_the_readme_exist():

@@ -42,6 +42,12 @@ class TrainConfig:
         for name in ("steps", "batch_size", "save_every", "evaluate_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; legal: 1 and above")
+        size, multiple = self.augment.crop_size, self.model.size_multiple
+        if size % multiple or (size // self.model.feature_stride) ** 2 < self.model.num_training_kernels:
+            raise ValueError(
+                f"augment.crop_size is {size}; legal: a multiple of {multiple} "
+                f"with at least {self.model.num_training_kernels} cells of {self.model.feature_stride} pixels"
+            )
         for name in ("learning_rate", "clip_norm"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; legal: above 0")

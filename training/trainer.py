@@ -34,6 +34,7 @@ LOG = "log.csv"
 # Fields that decide nothing about the weights.
 MAY_DIFFER = frozenset({"save_every", "evaluate_every"})
 METRICS = "metrics.json"
+LOG_EVERY = 20  # steps
 
 
 class Trainer:
@@ -86,12 +87,14 @@ class Trainer:
                 terms = self._train_step(images, targets)
                 self.step += 1
                 progress.update(task, completed=self.step, loss=f"loss {terms['total']:.3f}")
-                if self.step % 20 == 0:
+                if self.step == 1 or self.step % LOG_EVERY == 0:
                     self._log(terms, time.perf_counter() - started)
                 if self.step % self.config.save_every == 0 or self.step == self.config.steps:
                     self._save_state()
-                if self.step % self.config.evaluate_every == 0 or self.step == self.config.steps:
+                if self.step % self.config.evaluate_every == 0 and self.step < self.config.steps:
                     self.evaluate()
+        if self._scored_step() != self.step:  # else an earlier run has done all of it
+            self.evaluate()
 
     def evaluate(self) -> None:
         """Score the averaged network on the validation images; write it as the checkpoint."""
@@ -105,6 +108,10 @@ class Trainer:
         )
         print_summary(evaluation, self.console)
         (self.out / METRICS).write_text(json.dumps({"step": self.step, **evaluation.summary()}, indent=2) + "\n")
+
+    def _scored_step(self) -> int | None:
+        path = self.out / METRICS
+        return json.loads(path.read_text())["step"] if path.exists() else None
 
     def averaged(self) -> KNet:
         """A copy of the exponential moving average of the weights."""
@@ -206,7 +213,15 @@ class Trainer:
         self.ema.load_state_dict(state["ema"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.step = state["step"]
+        self._cut_log()
         self.console.print(f"resuming {self.out} at step {self.step} of {self.config.steps}")
+
+    def _cut_log(self) -> None:
+        """Drop the lines of steps that are done again."""
+        path = self.out / LOG
+        if path.exists():
+            header, *rows = path.read_text().splitlines(keepends=True)
+            path.write_text("".join([header, *(row for row in rows if int(row.split(",")[0]) <= self.step)]))
 
 
 def batch_inputs(images: Tensor, targets: list[Target], config: TrainConfig) -> tuple[Tensor, Tensor]:
