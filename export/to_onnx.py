@@ -69,6 +69,7 @@ def export_onnx(model: PanopticModel, path: Path) -> onnx.ModelProto:
         )
     assert program is not None  # with dynamo=True
     graph = program.model_proto
+    _strip(graph)
     _store_as_fp16(graph.graph)
     _check(graph)
     onnx.save(graph, path)
@@ -87,6 +88,13 @@ def example_inputs(model: PanopticModel, *, batch: int, size: tuple[int, int]) -
     if model.network.config.normalisation == "image":
         inputs |= {"pixel_mean": torch.full((batch,), 127.5), "pixel_std": torch.full((batch,), 73.9)}
     return inputs
+
+
+def _strip(model: onnx.ModelProto) -> None:
+    """Drop the exporter's notes, which hold paths and stack traces of the machine that exported."""
+    graph = model.graph
+    for part in (model, graph, *graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
+        del part.metadata_props[:]
 
 
 def _store_as_fp16(graph: onnx.GraphProto) -> None:

@@ -44,6 +44,12 @@ def test_graph_has_no_operator_that_engines_refuse(one):
     assert "Einsum" not in operators
 
 
+def test_graph_tells_nothing_of_the_machine_that_made_it(one):
+    content = (one.folder / GRAPH).read_bytes()
+    assert b"stack_trace" not in content
+    assert str(Path(__file__).parents[2]).encode() not in content
+
+
 def test_weights_are_stored_as_fp16(one):
     graph = onnx.load(one.folder / GRAPH).graph
     sizes = {"half": 0, "float": 0}
