@@ -170,6 +170,7 @@ def test_killed_server_leaves_no_engine_process(serve, posted):
     process, url = serve()
     wait_ready(url)
     children = children_of(process.pid)
+    assert children  # else there would be nothing to leave behind
     process.kill()
     process.wait()
     wait_gone(children)
