@@ -6,17 +6,19 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
+from export.deformable import sample_deformable
 from export.fold import fold_batch_norms
-from export.to_onnx import OPSET, ExportError, export_onnx, round_weights
+from export.official import IMPORTED
+from export.to_onnx import ExportError, export_onnx, round_weights
 from export.verify import MAX_PIXEL_DIFFERENCE, MAX_SCORE_DIFFERENCE, SCORE_TOLERANCE, Comparison, compare
 from model.checkpoint import load
-from model.panoptic import PanopticModel
+from model.served import make_served
 from service.artifact import ArtifactMetadata, Variant, file_sha256, save
 from service.image import decode
 from service.segmenter import Segmenter
@@ -25,11 +27,18 @@ from training.evaluate import metadata_of, segmenter_of
 from training.trainer import METRICS
 
 GRAPH = "model.onnx"
+Deformable = Literal["operator", "grid_sample"]
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
 
 
 def export_artifact(
-    folder: Path, out: Path, images: Sequence[Path], *, provenance: dict[str, Any], console: Console
+    folder: Path,
+    out: Path,
+    images: Sequence[Path],
+    *,
+    provenance: dict[str, Any],
+    console: Console,
+    deformable: Deformable = "operator",
 ) -> ArtifactMetadata:
     """Write the artifact of a checkpoint.
 
@@ -38,6 +47,8 @@ def export_artifact(
         out: MODEL_REPOSITORY/NAME/VERSION; must not exist.
         images: real images to compare ONNX Runtime and PyTorch on.
         provenance: where the model is from (command, data, licence), for `artifact.json`.
+        deformable: deformable convolutions as the ONNX operator (opset 19), or "grid_sample": as GridSample and
+            matrix products (opset 18), for engines without the operator.
 
     Raises:
         ValueError: the checkpoint, an image or the name of `out` is no good.
@@ -53,19 +64,24 @@ def export_artifact(
     network = load(folder)
     fold_batch_norms(network)
     round_weights(network)
+    if deformable == "grid_sample":
+        sample_deformable(network)
     metadata = metadata_of(network.config, name=name, version=version)
 
     out.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{version}.", dir=out.parent))
     try:
         with console.status("writing the ONNX graph (about a minute)"):
-            export_onnx(PanopticModel(network, network.config.output_stride), work / GRAPH)
+            graph = export_onnx(make_served(network), work / GRAPH)
         with console.status(f"comparing ONNX Runtime with PyTorch on {len(images)} images"):
             candidate = Segmenter(metadata, OnnxSession(work / GRAPH))
             comparison = compare(segmenter_of(network), candidate, map(_read, images))
         _require(comparison)
         metadata = metadata.model_copy(
-            update={"variants": (_variant(work, comparison),), "provenance": provenance | _scores(folder)}
+            update={
+                "variants": (_variant(work, comparison),),
+                "provenance": provenance | _origin(folder) | {"opset": graph.opset_import[0].version},
+            }
         )
         save(metadata, work)
         work.chmod(0o755)  # mkdtemp's folders are private
@@ -109,11 +125,14 @@ def _variant(folder: Path, comparison: Comparison) -> Variant:
     )
 
 
-def _scores(folder: Path) -> dict[str, Any]:
-    """Opset, and the checkpoint's validation scores where its training left any."""
-    path = folder / METRICS
-    scores = {"validation": json.loads(path.read_text())} if path.is_file() else {}
-    return {"opset": OPSET, "weights": "rounded to fp16, computed in fp32", **scores}
+def _origin(folder: Path) -> dict[str, Any]:
+    """What lies beside the checkpoint: the validation scores of its training, or the file it was imported from."""
+    found = {"weights": "rounded to fp16, computed in fp32"}
+    for key, name in (("validation", METRICS), ("imported", IMPORTED)):
+        path = folder / name
+        if path.is_file():
+            found[key] = json.loads(path.read_text())
+    return found
 
 
 def _next(model: Path) -> str:

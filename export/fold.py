@@ -16,7 +16,7 @@ def fold_batch_norms(network: KNet) -> None:
             than it runs them.
     """
     multiple = network.config.size_multiple
-    size = max(multiple * 2, min(network.config.canvas_sizes))
+    size = -(-max(multiple * 2, min(network.config.canvas_sizes)) // multiple) * multiple
     images = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0))
     network.eval()
     with torch.no_grad():
@@ -25,7 +25,7 @@ def fold_batch_norms(network: KNet) -> None:
         after = network.backbone(images)
     for one, other in zip(before, after, strict=True):
         if not torch.allclose(one, other, rtol=1e-3, atol=1e-3 * float(one.abs().max())):
-            raise ValueError(f"batch norms of backbone {network.config.backbone!r} cannot be folded by order")
+            raise ValueError(f"batch norms of backbone {network.config.backbone.name!r} cannot be folded by order")
 
 
 def _fold_children(module: nn.Module) -> None:

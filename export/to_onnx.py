@@ -11,9 +11,11 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor, nn
 
-from model.panoptic import PanopticModel, PanopticOutput
+from export.deformable import lowest_opset
+from model.panoptic import PanopticModel
+from model.served import ServedModel, output_names
 
-OPSET = 18
+OPSET = 18  # 19 with the operator for deformable convolution
 # TensorRT has no data-dependent shapes worth the name, and control flow stops every optimiser.
 FORBIDDEN = frozenset({"Loop", "If", "Scan", "NonZero", "Sort", "Unique", "NonMaxSuppression"})
 MAX_BATCH = 64
@@ -35,7 +37,7 @@ def round_weights(module: nn.Module) -> None:
             parameter.copy_(parameter.half().float())
 
 
-def export_onnx(model: PanopticModel, path: Path) -> onnx.ModelProto:
+def export_onnx(model: ServedModel, path: Path) -> onnx.ModelProto:
     """Write the graph of a model whose weights are rounded (`round_weights`).
 
     Batch, height and width are dynamic; height and width multiples of the network's size multiple.
@@ -45,10 +47,12 @@ def export_onnx(model: PanopticModel, path: Path) -> onnx.ModelProto:
     """
     config = model.network.config
     multiple = config.size_multiple
-    side = max(config.canvas_sizes)
+    side = -(-max(config.canvas_sizes) // multiple) * multiple
     inputs = example_inputs(model, batch=2, size=(side, side + multiple))
     batch = torch.export.Dim("batch", min=1, max=MAX_BATCH)
-    smallest = max(2, min(config.canvas_sizes) // multiple)  # the exporter takes a length of 1 for a constant
+    smallest = 2  # the exporter takes a length of 1 for a constant
+    if config.geometry != "shortest_edge":
+        smallest = max(smallest, min(config.canvas_sizes) // multiple)
     rows = torch.export.Dim("rows", min=smallest, max=MAX_SIDE // multiple)
     columns = torch.export.Dim("columns", min=smallest, max=MAX_SIDE // multiple)
     dynamic = {name: {0: batch} for name in inputs}
@@ -63,8 +67,8 @@ def export_onnx(model: PanopticModel, path: Path) -> onnx.ModelProto:
             dynamo=True,
             dynamic_shapes=dynamic,
             input_names=list(inputs),
-            output_names=list(PanopticOutput._fields),
-            opset_version=OPSET,
+            output_names=output_names(model),
+            opset_version=lowest_opset(model, OPSET),
             verbose=False,
         )
     assert program is not None  # with dynamo=True
@@ -76,15 +80,15 @@ def export_onnx(model: PanopticModel, path: Path) -> onnx.ModelProto:
     return graph
 
 
-def example_inputs(model: PanopticModel, *, batch: int, size: tuple[int, int]) -> dict[str, Tensor]:
+def example_inputs(model: ServedModel, *, batch: int, size: tuple[int, int]) -> dict[str, Tensor]:
     """Inputs of the graph by name: noise of that height and width."""
     generator = torch.Generator().manual_seed(0)
     inputs = {
         "image": torch.randint(0, 256, (batch, *size, 3), dtype=torch.uint8, generator=generator),
         "valid_size": torch.tensor([size] * batch, dtype=torch.int32),
-        "score_threshold": torch.full((batch,), 0.3),
-        "overlap_threshold": torch.full((batch,), 0.5),
     }
+    if isinstance(model, PanopticModel):
+        inputs |= {"score_threshold": torch.full((batch,), 0.3), "overlap_threshold": torch.full((batch,), 0.5)}
     if model.network.config.normalisation == "image":
         inputs |= {"pixel_mean": torch.full((batch,), 127.5), "pixel_std": torch.full((batch,), 73.9)}
     return inputs

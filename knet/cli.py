@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 Split = Literal["train", "val"]
+Deformable = Literal["operator", "grid_sample"]
 
 app = typer.Typer(
     help="K-Net image segmentation: train, evaluate, export, serve.",
@@ -117,6 +118,10 @@ def export(
     images: Annotated[
         Path, typer.Option(exists=True, help="Real images, a file or a folder, to verify the graph on.")
     ] = Path("examples"),
+    deformable: Annotated[
+        Deformable,
+        typer.Option(help="Deformable convolutions as the ONNX operator, or by sampling, for engines without it."),
+    ] = "operator",
     data_name: Annotated[str | None, typer.Option(help="What it was trained on, for artifact.json.")] = None,
     licence: Annotated[str | None, typer.Option(help="Licence of the weights, for artifact.json.")] = None,
 ) -> None:
@@ -131,7 +136,34 @@ def export(
 
         given = {"data": data_name, "licence": licence, "checkpoint": checkpoint.name}
         provenance = {name: value for name, value in given.items() if value is not None}
-        export_artifact(checkpoint, out, images_below(images), provenance=provenance, console=Console())
+        export_artifact(
+            checkpoint, out, images_below(images), provenance=provenance, console=Console(), deformable=deformable
+        )
+        typer.echo(f"wrote {out}")
+
+
+@app.command("import")
+def import_(
+    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help=".pth file of the official K-Net code.")],
+    out: Annotated[Path, typer.Option(help="Folder of the new checkpoint; must not exist, or be empty.")],
+    config: Annotated[
+        str | None, typer.Option(help="Name of its configuration, where several have the same tensors.")
+    ] = None,
+) -> None:
+    """Make a checkpoint of an official one, of mmdetection or mmsegmentation, that computes the same.
+
+    The configuration is recognised from the names and shapes of the tensors, which must all fit. The file cannot run
+    code: tensors, numbers and text are all that is read. docs/official_checkpoints.md lists the published files.
+    """
+    with _explained("export"):
+        from export.official import import_official
+
+        found = import_official(file, out, config)
+        others = [name for name in found.fitting if name != found.name]
+        typer.echo(f"{found.name} ({found.chosen_by})" + (f"; also fits: {', '.join(others)}" if others else ""))
+        for reason in dict.fromkeys(found.unused.values()):
+            names = [name for name, why in found.unused.items() if why == reason]
+            typer.echo(f"not used: {len(names)} tensors, such as {names[0]} ({reason})")
         typer.echo(f"wrote {out}")
 
 

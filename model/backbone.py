@@ -1,4 +1,4 @@
-"""image -> feature maps at strides 2 to 32, by timm."""
+"""image -> feature maps at strides 2 to 32, by timm. Swin is in model/swin.py."""
 
 from typing import Any, cast
 
@@ -7,36 +7,81 @@ import torch.nn.functional as F
 from timm.layers.conv2d_same import Conv2dSame
 from torch import Tensor, nn
 
+from model.config import BackboneConfig
+from model.deformable import DeformableConv2d
+from model.swin import SwinBackbone
 
-class Backbone(nn.Module):
-    """A timm network cut at the given levels.
 
-    Args:
-        name: a timm model that supports `features_only`.
-        levels: timm `out_indices`, finest first; level i has stride 2 ** (i + 1).
+def make_backbone(config: BackboneConfig) -> "Backbone | SwinBackbone":
+    """The network that a config names.
 
     Raises:
-        ValueError: timm does not know the name, or the strides are not 2 ** (level + 1).
+        ValueError: timm does not know the name, or the network cannot be cut or changed as the config says.
+    """
+    if not timm.is_model(config.name):
+        similar = ", ".join(timm.list_models(f"*{config.name[:8]}*")[:8])
+        raise ValueError(f"timm has no backbone {config.name!r}; similar: {similar}")
+    return SwinBackbone(config) if config.name.startswith("swin_") else Backbone(config)
+
+
+class Backbone(nn.Module):
+    """A convolutional timm network cut at the given levels.
+
+    Args:
+        config: its `name` is of a timm model that supports `features_only`.
+
+    Raises:
+        ValueError: the network has other strides, or does not have what should be frozen or made deformable.
     """
 
-    def __init__(self, name: str, levels: tuple[int, ...]) -> None:
+    def __init__(self, config: BackboneConfig) -> None:
         super().__init__()
-        if not timm.is_model(name):
-            similar = ", ".join(timm.list_models(f"*{name[:8]}*")[:8])
-            raise ValueError(f"timm has no backbone {name!r}; similar: {similar}")
-        self.body = timm.create_model(name, pretrained=False, features_only=True, out_indices=levels)
+        options: dict[str, Any] = {} if config.max_stride == 32 else {"output_stride": config.max_stride}
+        self.body = timm.create_model(
+            config.name, pretrained=False, features_only=True, out_indices=config.levels, **options
+        )
         _fix_same_padding(self.body)
         info = cast(Any, self.body.feature_info)
         self.channels: list[int] = info.channels()
         self.strides: list[int] = info.reduction()
-        if self.strides != [2 ** (level + 1) for level in levels]:
+        if self.strides != list(config.strides):
             raise ValueError(
-                f"backbone {name!r} has strides {self.strides} at levels {levels}; legal: 2 ** (level + 1)"
+                f"backbone {config.name!r} has strides {self.strides} at levels {config.levels}, not {config.strides}"
             )
+        module_of = dict(zip(config.levels, info.module_name(), strict=True))
+        for level in config.deformable_levels:
+            _make_deformable(self.body.get_submodule(module_of[level]), config.name)
+        if config.frozen_level is not None:
+            _freeze(self.body, last=module_of[config.frozen_level])
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """(B, 3, H, W) normalised -> one (B, C_i, H / stride_i, W / stride_i) a level."""
         return cast(list[Tensor], self.body(images))
+
+
+def _freeze(body: nn.Module, last: str) -> None:
+    """No gradient for the children up to the one named."""
+    for name, child in body.named_children():
+        child.requires_grad_(False)
+        if name == last:
+            return
+    raise ValueError(f"cannot freeze up to {last!r}: the backbone's parts are {[n for n, _ in body.named_children()]}")
+
+
+def _make_deformable(stage: nn.Module, backbone: str) -> None:
+    """Replace the 3x3 convolution of each bottleneck block, strides included."""
+    for block in stage.children():
+        conv = getattr(block, "conv2", None)
+        if not isinstance(conv, nn.Conv2d) or conv.kernel_size != (3, 3) or conv.groups != 1:
+            raise ValueError(f"backbone {backbone!r} has no bottleneck blocks to make deformable")
+        block.conv2 = DeformableConv2d(
+            conv.in_channels,
+            conv.out_channels,
+            3,
+            stride=conv.stride[0],
+            padding=cast(tuple[int, int], conv.padding)[0],
+            dilation=conv.dilation[0],
+        )
 
 
 class _Conv2dEven(nn.Conv2d):

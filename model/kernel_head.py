@@ -1,4 +1,4 @@
-"""The kernel head: first kernels and first masks (sections 3.2 and 3.4).
+"""The kernel heads: first kernels and first masks (sections 3.2 and 3.4).
 
 B batch, T thing kernels, N = T + stuff kernels, C channels, K classes, (h, w) the feature map.
 """
@@ -21,7 +21,7 @@ class KernelHeadOutput:
 
     kernels: Kernels  # things, then stuff
     features: Tensor  # (B, C, h, w), the map that the stages' kernels filter
-    seg_logits: Tensor  # (B, K, h, w), all classes; the thing rows serve the segmentation loss alone
+    seg_logits: Tensor  # (B, K, h, w), all classes; detection: the thing rows serve the segmentation loss alone
     heat_logits: Tensor | None  # (B, 1, h, w), centre heat map of seeded kernels
 
 
@@ -43,7 +43,7 @@ class LearnedKernels(nn.Module):
         return Kernels(weights + group_features, kernels.mask_logits, None, None), None
 
 
-class KernelHead(nn.Module):
+class DetectionKernelHead(nn.Module):
     """Instance kernels on the localisation map, semantic kernels on the segmentation map."""
 
     def __init__(self, config: KNetConfig) -> None:
@@ -58,19 +58,16 @@ class KernelHead(nn.Module):
         self.things = SeededKernels(config) if config.first_kernels == "seeded" else LearnedKernels(config)
 
     def forward(
-        self,
-        localisation: Tensor,
-        segmentation: Tensor,
-        valid: Tensor | None = None,
-        forced_seeds: Tensor | None = None,
+        self, maps: tuple[Tensor, Tensor], valid: Tensor | None = None, forced_seeds: Tensor | None = None
     ) -> KernelHeadOutput:
         """Both maps of the semantic FPN (B, C, h, w) -> first kernels, first masks and the feature map.
 
         Args:
+            maps: localisation and segmentation map.
             valid: (B, 1, h, w) bool, the pixels of the image's content.
             forced_seeds: (B, 1, h, w) bool, cells that must become seeds (training of seeded kernels).
         """
-        localisation, segmentation = self.localisation(localisation), self.segmentation(segmentation)
+        localisation, segmentation = self.localisation(maps[0]), self.segmentation(maps[1])
         features = localisation + segmentation
         seg_logits = self.conv_seg(segmentation)
         things, heat_logits = self.things(localisation, features, valid, forced_seeds)
@@ -99,3 +96,26 @@ class KernelHead(nn.Module):
             active,
             place,
         )
+
+
+class SemanticKernelHead(nn.Module):
+    """One kernel a class: the rows of the last convolution of a semantic segmentation network (section 3.4)."""
+
+    def __init__(self, config: KNetConfig) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout2d(config.dropout)
+        self.conv_seg = nn.Conv2d(config.channels, config.num_classes, 1)
+        nn.init.normal_(self.conv_seg.weight, std=0.01)
+
+    def forward(
+        self, maps: tuple[Tensor], valid: Tensor | None = None, forced_seeds: Tensor | None = None
+    ) -> KernelHeadOutput:
+        """The neck's map (B, C, h, w) -> kernels, first masks, and the same map. There are no seeds to force.
+
+        Dropout and the convolution's bias reach the first masks only.
+        """
+        (features,) = maps
+        seg_logits = self.conv_seg(self.dropout(features))
+        weights = self.conv_seg.weight[:, :, 0, 0].expand(features.shape[0], -1, -1)
+        mask_logits = seg_logits if valid is None else torch.where(valid, seg_logits, OUTSIDE)
+        return KernelHeadOutput(Kernels(weights, mask_logits, None, None), features, seg_logits, None)

@@ -12,10 +12,15 @@ from model.kernels import Kernels, Place, assemble_group_features, filter_featur
 
 
 class AdaptiveKernelUpdate(nn.Module):
-    """Two gates mix the group features and the old kernels (section 3.2, eq. 4 to 6)."""
+    """Two gates mix the group features and the old kernels (section 3.2, eq. 4 to 6).
+
+    Args:
+        channels: of a kernel, or of each of the equal parts that it is cut into.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
+        self.channels = channels
         self.group_layer = nn.Linear(channels, 2 * channels)
         self.kernel_layer = nn.Linear(channels, 2 * channels)
         self.group_gate = nn.Linear(channels, channels)
@@ -28,14 +33,17 @@ class AdaptiveKernelUpdate(nn.Module):
         self.output_norm = nn.LayerNorm(channels)
 
     def forward(self, group_features: Tensor, kernels: Tensor) -> Tensor:
-        """Group features and kernels (B, N, C) -> updated kernels (B, N, C)."""
+        """Group features and kernels (B, N, C) -> updated kernels (B, N, C); C a multiple of `channels`."""
+        shape = kernels.shape
+        if shape[-1] != self.channels:
+            group_features, kernels = (x.reshape(shape[0], -1, self.channels) for x in (group_features, kernels))
         group_in, group_out = self.group_layer(group_features).chunk(2, dim=-1)
         kernel_in, kernel_out = self.kernel_layer(kernels).chunk(2, dim=-1)
         gate = group_in * kernel_in
         group_gate = self.group_gate_norm(self.group_gate(gate)).sigmoid()
         kernel_gate = self.kernel_gate_norm(self.kernel_gate(gate)).sigmoid()
         mixed = group_gate * self.group_norm(group_out) + kernel_gate * self.kernel_norm(kernel_out)
-        return F.relu(self.output_norm(self.output(mixed)))
+        return F.relu(self.output_norm(self.output(mixed))).reshape(shape)
 
 
 class KernelInteraction(nn.Module):
@@ -120,24 +128,30 @@ class KernelUpdateHead(nn.Module):
         super().__init__()
         channels = config.channels
         placed = config.first_kernels == "seeded"
+        self.is_semantic = config.kind == "semantic"
         self.feature_transform = nn.Conv2d(channels, channels, 1)
-        self.adaptive_update = AdaptiveKernelUpdate(channels)
+        self.adaptive_update = AdaptiveKernelUpdate(config.update_channels or channels)
         self.interaction = KernelInteraction(channels, config.num_heads, config.ffn_channels, placed)
-        self.class_branch = Branch(channels, config.num_classes)
+        self.class_branch = None if self.is_semantic else Branch(channels, config.num_classes)
         self.mask_branch = Branch(channels, channels)
         self.place_update = PlaceUpdate(channels) if placed else None
-        nn.init.constant_(self.class_branch.output.bias, -4.6)  # every class starts at a probability of 0.01
+        if self.class_branch is not None:
+            nn.init.constant_(self.class_branch.output.bias, -4.6)  # every class starts at a probability of 0.01
 
-    def forward(self, kernels: Kernels, features: Tensor, valid: Tensor | None = None) -> tuple[Kernels, Tensor]:
-        """Kernels and the feature map (B, C, h, w) -> updated kernels with new masks; class logits (B, N, K)."""
+    def forward(self, kernels: Kernels, features: Tensor, valid: Tensor | None = None) -> tuple[Kernels, Tensor | None]:
+        """Kernels and the feature map (B, C, h, w) -> updated kernels with new masks; class logits (B, N, K).
+
+        Semantic kernels are classes: masks share the pixels between them, and there are no class logits.
+        """
         features = self.feature_transform(features)
-        hard_masks = kernels.hard_masks
-        group_features = assemble_group_features(hard_masks, features)
+        masks = kernels.class_shares(valid) if self.is_semantic else kernels.hard_masks
+        group_features = assemble_group_features(masks, features)
         updated = self.adaptive_update(group_features, kernels.weights)
         updated = self.interaction(updated, kernels.place, kernels.active)
 
         place = kernels.place
         if place is not None and self.place_update is not None:
-            place = self.place_update(updated, place, hard_masks)
+            place = self.place_update(updated, place, masks)
         mask_logits = filter_features(self.mask_branch(updated), features, place, valid)
-        return Kernels(updated, mask_logits, kernels.active, place), self.class_branch(updated)
+        class_logits = None if self.class_branch is None else self.class_branch(updated)
+        return Kernels(updated, mask_logits, kernels.active, place), class_logits

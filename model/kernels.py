@@ -71,6 +71,15 @@ class Kernels:
         """(B, N, h, w) of 0 and 1: mask probability above 0.5. No gradient passes."""
         return (self.mask_logits.detach() > 0).to(self.weights.dtype)
 
+    def class_shares(self, valid: Tensor | None) -> Tensor:
+        """(B, N, h, w): where kernels are classes, which share of each pixel each has. They sum to 1.
+
+        Args:
+            valid: (B, 1, h, w) bool; pixels outside belong to none.
+        """
+        shares = self.mask_logits.softmax(dim=1)
+        return shares if valid is None else torch.where(valid, shares, 0.0)
+
 
 def filter_features(
     weights: Tensor, features: Tensor, place: Place | None = None, valid: Tensor | None = None
@@ -89,6 +98,11 @@ def filter_features(
     return logits if valid is None else torch.where(valid, logits, OUTSIDE)
 
 
-def assemble_group_features(hard_masks: Tensor, features: Tensor) -> Tensor:
-    """Group features (B, N, C): the unnormalised sum of the features inside each mask (section 3.2, eq. 3)."""
-    return hard_masks.to(features.dtype).flatten(2) @ features.flatten(2).transpose(1, 2)
+def assemble_group_features(masks: Tensor, features: Tensor) -> Tensor:
+    """Group features (B, N, C): the unnormalised sum of the features inside each mask (section 3.2, eq. 3).
+
+    Args:
+        masks: (B, N, h, w), 0..1.
+        features: (B, C, h, w).
+    """
+    return masks.to(features.dtype).flatten(2) @ features.flatten(2).transpose(1, 2)

@@ -1,4 +1,4 @@
-"""K-Net: Towards Unified Image Segmentation (NeurIPS 2021), panoptic form (section 3.4, figure 2).
+"""K-Net: Towards Unified Image Segmentation (NeurIPS 2021): panoptic, instance and semantic (section 3.4, figure 2).
 
 B batch, N kernels, K classes, (H, W) the image, (h, w) the feature map.
 """
@@ -10,12 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.backbone import Backbone
+from model.backbone import make_backbone
 from model.config import KNetConfig
-from model.kernel_head import KernelHead
+from model.kernel_head import DetectionKernelHead, SemanticKernelHead
 from model.kernel_update import KernelUpdateHead
 from model.kernels import OUTSIDE
-from model.neck import FPN, SemanticFPN
+from model.neck import DetectionNeck
+from model.semantic_neck import AuxiliaryHead, make_semantic_neck
 
 
 @dataclass(frozen=True)
@@ -23,10 +24,12 @@ class KNetOutput:
     """Predictions of the kernel head (index 0) and of every stage (1..S)."""
 
     mask_logits: tuple[Tensor, ...]  # S + 1 of (B, N, H, W) / mask stride
-    class_logits: tuple[Tensor, ...]  # S of (B, N, K)
+    feature_mask_logits: Tensor  # (B, N, h, w), the last stage's before they are enlarged to the mask stride
+    class_logits: tuple[Tensor, ...]  # S of (B, N, K); none for semantic kernels
     seg_logits: Tensor  # (B, K, h, w)
-    heat_logits: Tensor | None  # (B, 1, h, w), seeded kernels only
-    active: Tensor | None  # (B, N) bool: slots in use; None: all
+    heat_logits: Tensor | None = None  # (B, 1, h, w), seeded kernels only
+    active: Tensor | None = None  # (B, N) bool: slots in use; None: all
+    auxiliary_logits: Tensor | None = None  # (B, K, h', w') of a coarser level, in training of semantic kernels only
 
 
 class KNet(nn.Module):
@@ -35,17 +38,19 @@ class KNet(nn.Module):
     def __init__(self, config: KNetConfig) -> None:
         super().__init__()
         self.config = config
-        self.backbone = Backbone(config.backbone, config.backbone_levels)
-        self.fpn = FPN(self.backbone.channels, config.fpn_channels)
-        self.semantic_fpn = SemanticFPN(
-            self.backbone.strides,
-            config.fpn_channels,
-            config.channels,
-            config.feature_stride,
-            config.norm,
-            config.sine_encoding,
-        )
-        self.kernel_head = KernelHead(config)
+        self.backbone = make_backbone(config.backbone)
+        channels = self.backbone.channels
+        self.neck: nn.Module
+        self.kernel_head: nn.Module
+        self.auxiliary: AuxiliaryHead | None = None
+        if config.kind == "semantic":
+            self.neck = make_semantic_neck(channels, config)
+            self.kernel_head = SemanticKernelHead(config)
+            if config.auxiliary:
+                self.auxiliary = AuxiliaryHead(channels[-2], config.num_classes, config.norm, config.dropout)
+        else:
+            self.neck = DetectionNeck(channels, config)
+            self.kernel_head = DetectionKernelHead(config)
         self.stages = nn.ModuleList(KernelUpdateHead(config) for _ in range(config.num_stages))
 
     def forward(self, images: Tensor, valid: Tensor | None = None, forced_seeds: Tensor | None = None) -> KNetOutput:
@@ -57,8 +62,7 @@ class KNet(nn.Module):
             forced_seeds: (B, 1, h, w) bool, cells that must become seeds (training).
         """
         levels = self.backbone(images)
-        localisation, segmentation = self.semantic_fpn(self.fpn(levels))
-        head = self.kernel_head(localisation, segmentation, valid, forced_seeds)
+        head = self.kernel_head(self.neck(levels), valid, forced_seeds)
 
         kernels, mask_logits, class_logits = head.kernels, [head.kernels.mask_logits], []
         for stage in self.stages:
@@ -68,17 +72,21 @@ class KNet(nn.Module):
 
         return KNetOutput(
             tuple(enlarge(logits, self.config.mask_upsample, valid, OUTSIDE) for logits in mask_logits),
-            tuple(class_logits),
+            kernels.mask_logits,
+            () if self.config.kind == "semantic" else tuple(class_logits),
             head.seg_logits,
             head.heat_logits,
             kernels.active,
+            self.auxiliary(levels[-2]) if self.auxiliary is not None and self.training else None,
         )
 
     def train(self, mode: bool = True) -> Self:
         """With group norm in the heads the backbone's batch norms keep their statistics, as in the paper's code."""
         super().train(mode)
         if self.config.norm == "group":
-            self.backbone.eval()
+            for module in self.backbone.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.eval()
         return self
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from model.config import Competitors
+from model.config import Merge
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ def merge(
     score_threshold: Tensor,
     overlap_threshold: Tensor,
     valid: Tensor | None = None,
-    competitors: Competitors = "all",
+    rule: Merge = "official",
 ) -> Merged:
     """Give each pixel to the kernel with the highest score x probability, then drop weak and hidden segments.
 
@@ -41,12 +41,12 @@ def merge(
         score_threshold: (B,), things with a lower score are dropped.
         overlap_threshold: (B,), segments that keep a smaller share of their mask are dropped.
         valid: (B, 1, H, W) bool, pixels of the content; the others are void and count in no area.
-        competitors: "all" lets every kernel compete, as the official code does: what a dropped kernel has won becomes
-            void. "confident" lets only kernels compete that pass the score threshold.
+        rule: "official" lets every kernel compete: what a dropped kernel has won becomes void. "confident" lets only
+            kernels compete that pass the score threshold.
     """
     batch, num_kernels, height, width = mask_probs.shape
     passes = is_stuff | (scores >= score_threshold[:, None])
-    weight = torch.where(passes, scores, 0.0) if competitors == "confident" else scores
+    weight = torch.where(passes, scores, 0.0) if rule == "confident" else scores
     owner = (mask_probs * weight[:, :, None, None]).argmax(dim=1, keepdim=True)
     inside = mask_probs >= 0.5
     if valid is not None:

@@ -1,4 +1,4 @@
-"""Backbone levels -> FPN -> semantic FPN: the two maps that the kernels filter.
+"""Necks of detection K-Nets: backbone levels -> FPN -> semantic FPN: the two maps that the kernels filter.
 
 B batch, C channels, H and W of the image, s the feature stride.
 """
@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.config import Norm
+from model.config import KNetConfig, Norm
 
 # Of the paper's code. At finer strides a convolution after the last doubling of each level would cost more than the
 # rest of the network.
@@ -19,9 +19,12 @@ _PAPER_STRIDE = 8
 class ConvNorm(nn.Sequential):
     """Convolution without bias, norm, ReLU."""
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, norm: Norm, stride: int = 1) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int, norm: Norm, stride: int = 1, dilation: int = 1
+    ) -> None:
+        padding = kernel_size // 2 * dilation
         super().__init__(
-            nn.Conv2d(in_channels, out_channels, kernel_size, stride, kernel_size // 2, bias=False),
+            nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, dilation, bias=False),
             nn.GroupNorm(32, out_channels) if norm == "group" else nn.BatchNorm2d(out_channels),
             nn.ReLU(inplace=True),
         )
@@ -90,9 +93,29 @@ class SemanticFPN(nn.Module):
         direct, halved = maps[: self.num_direct], maps[self.num_direct :]
         if halved:
             # The last doubling is linear and the same for all of them: it is done once, on their sum.
-            direct.insert(0, _double(sum(halved[1:], start=halved[0])))
+            direct.insert(0, double(sum(halved[1:], start=halved[0])))
         total = sum(direct[1:], start=direct[0])
         return self.localisation(total), self.segmentation(total)
+
+
+class DetectionNeck(nn.Module):
+    """FPN and semantic FPN: what the detection forms have between backbone and kernel head."""
+
+    def __init__(self, in_channels: list[int], config: KNetConfig) -> None:
+        super().__init__()
+        self.fpn = FPN(in_channels, config.fpn_channels)
+        self.semantic_fpn = SemanticFPN(
+            list(config.backbone.strides),
+            config.fpn_channels,
+            config.channels,
+            config.feature_stride,
+            config.norm,
+            config.sine_encoding,
+        )
+
+    def forward(self, levels: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Backbone levels, finest first -> localisation and segmentation map, each (B, C, H/s, W/s)."""
+        return self.semantic_fpn(self.fpn(levels))  # type: ignore[no-any-return]
 
 
 def _to_stride(stride: int, target: int, in_channels: int, channels: int, norm: Norm) -> nn.Sequential:
@@ -106,7 +129,8 @@ def _to_stride(stride: int, target: int, in_channels: int, channels: int, norm: 
     return nn.Sequential(*blocks)
 
 
-def _double(x: Tensor) -> Tensor:
+def double(x: Tensor) -> Tensor:
+    """Twice the height and width, bilinearly, corners not aligned."""
     return F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
 
 

@@ -1,13 +1,15 @@
-"""A K-Net with everything around it that is served: pixels in, id-map out. Export makes this module the graph."""
+"""The graph of a panoptic K-Net: pixels in, id-map out."""
 
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from model.config import KNetConfig
+from model.inputs import network_inputs
 from model.knet import KNet, KNetOutput, enlarge, valid_cells
 from model.merge import merge
-from model.normalise import normalise
+from model.precision import at_least_float32
 
 
 class PanopticOutput(NamedTuple):
@@ -21,23 +23,11 @@ class PanopticOutput(NamedTuple):
 
 
 class PanopticModel(nn.Module):
-    """Normalisation, network and merge.
+    """Normalisation, network and merge."""
 
-    Args:
-        network: the K-Net.
-        output_stride: image pixels per pixel of the id-map; a divisor of the network's mask stride.
-
-    Raises:
-        ValueError: output_stride does not fit.
-    """
-
-    def __init__(self, network: KNet, output_stride: int) -> None:
+    def __init__(self, network: KNet) -> None:
         super().__init__()
-        mask_stride = network.config.mask_stride
-        if output_stride < 1 or mask_stride % output_stride:
-            raise ValueError(f"output_stride is {output_stride}; legal: divisors of the mask stride {mask_stride}")
         self.network = network
-        self.output_stride = output_stride
 
     def forward(
         self,
@@ -48,29 +38,21 @@ class PanopticModel(nn.Module):
         pixel_mean: Tensor | None = None,
         pixel_std: Tensor | None = None,
     ) -> PanopticOutput:
-        """See the graph inputs in docs/design.md.
+        """Images, their valid sizes and statistics as in `model.inputs.network_inputs`.
 
         Args:
-            image: (B, H, W, 3) uint8 RGB, content at the top left, H and W multiples of `config.size_multiple`.
-            valid_size: (B, 2) int32, height and width of the content.
             score_threshold, overlap_threshold: (B,) float32.
-            pixel_mean, pixel_std: (B,) float32, for networks that normalise by the image's own statistics.
         """
         config = self.network.config
         _, height, width, _ = image.shape
-        pixels = normalise(
-            image.permute(0, 3, 1, 2),
-            valid_cells(valid_size, height, width, 1),
-            config.normalisation,
-            pixel_mean,
-            pixel_std,
-        )
-        stride = config.feature_stride
-        output = self.network(pixels, valid_cells(valid_size, height // stride, width // stride, stride))
-        class_index, score, is_stuff = classify(self.network, output)
+        pixels, valid = network_inputs(config, image, valid_size, pixel_mean, pixel_std)
+        output = self.network(pixels, valid)
+        class_index, score, is_stuff = classify(config, output)
         mask_probs = output.mask_logits[-1].float().sigmoid()
-        s, mask_stride = self.output_stride, config.mask_stride
-        valid_masks = valid_cells(valid_size, height // mask_stride, width // mask_stride, mask_stride)
+        s, mask_stride = config.output_stride, config.mask_stride
+        valid_masks = None
+        if valid is not None:
+            valid_masks = valid_cells(valid_size, height // mask_stride, width // mask_stride, mask_stride)
         mask_probs = enlarge(mask_probs, mask_stride // s, valid_masks, outside=0.0)
         merged = merge(
             mask_probs,
@@ -79,15 +61,14 @@ class PanopticModel(nn.Module):
             score_threshold,
             overlap_threshold,
             valid_cells(valid_size, height // s, width // s, s),
-            config.competitors,
+            config.merge,
         )
-        return PanopticOutput(merged.id_map, merged.segment_id, class_index, score, merged.area)
+        return PanopticOutput(merged.id_map, merged.segment_id, class_index.to(torch.int32), score, merged.area)
 
 
-def classify(network: KNet, output: KNetOutput) -> tuple[Tensor, Tensor, Tensor]:
-    """Class index (B, N) int32 and score (B, N) of every kernel by the last stage; which kernels are stuff (N,)."""
-    config = network.config
-    probs = output.class_logits[-1].float().sigmoid()
+def classify(config: KNetConfig, output: KNetOutput) -> tuple[Tensor, Tensor, Tensor]:
+    """Class index (B, N) and score (B, N) of every kernel by the last stage; which kernels are stuff (N,)."""
+    probs = at_least_float32(output.class_logits[-1]).sigmoid()
     num_kernels = probs.shape[1]
     is_stuff = torch.arange(num_kernels, device=probs.device) >= num_kernels - config.num_stuff
     things, stuff = probs[:, : num_kernels - config.num_stuff], probs[:, num_kernels - config.num_stuff :]
@@ -100,6 +81,15 @@ def classify(network: KNet, output: KNetOutput) -> tuple[Tensor, Tensor, Tensor]
     stuff_class = torch.arange(config.num_things, config.num_classes, device=probs.device)
     class_index = torch.cat((thing_class, stuff_class.expand(probs.shape[0], -1)), dim=1)
     score = torch.cat((thing_score, stuff_score), dim=1)
+    if config.mask_quality:
+        score = score * mask_quality(output.mask_logits[-1])
     if output.active is not None:
         score = torch.where(output.active, score, 0.0)
-    return class_index.to(torch.int32), score, is_stuff
+    return class_index, score, is_stuff
+
+
+def mask_quality(mask_logits: Tensor) -> Tensor:
+    """(B, N): mean probability of the pixels inside each mask (B, N, h, w), 0 for an empty one (Mask2Former)."""
+    probs = at_least_float32(mask_logits).sigmoid()
+    inside = (probs > 0.5).to(probs.dtype)
+    return (probs * inside).sum(dim=(2, 3)) / inside.sum(dim=(2, 3)).clamp(min=1)

@@ -1,7 +1,7 @@
 """One result, asked for in one way: task, categories, format; and its bytes."""
 
 import base64
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 from service import rle
 from service.artifact import ArtifactMetadata
 from service.errors import InvalidParameterError
+from service.instances import Instances, Result, select_instances
 from service.overlay import draw_overlay, panoptic_png, png
 from service.schemas import Format, SegmentQuery, Task
-from service.segments import Segment, Segmentation, join_by_class, select
+from service.segmenter import find_thresholds
+from service.segments import Segment, join_by_class, select
 
 _SCORE_DECIMALS = 6
 
@@ -43,6 +45,12 @@ def read_wish(query: SegmentQuery, accept: str, metadata: ArtifactMetadata) -> W
     media_types = {part.partition(";")[0].strip().lower() for part in accept.split(",")}
     wants_picture = "image/png" in media_types and "application/json" not in media_types
     output = query.format or ("png" if wants_picture else "rle")
+    if output == "png" and metadata.kind == "instance":
+        raise InvalidParameterError(
+            f"the masks of {metadata.name} may overlap, and overlapping masks have no PNG form; "
+            "name format=rle or format=overlay"
+        )
+    find_thresholds(metadata, score_threshold=query.score_threshold, overlap_threshold=query.overlap_threshold)
     return Wish(
         task=task,
         format=output,
@@ -65,43 +73,50 @@ def _find_categories(wanted: Iterable[str], metadata: ArtifactMetadata) -> froze
     return frozenset(by_name[name] for name in names)
 
 
-def view(segmentation: Segmentation, wish: Wish, metadata: ArtifactMetadata) -> Segmentation:
-    """The panoptic result as the task sees it, with the categories wanted."""
+def view(result: Result, wish: Wish, metadata: ArtifactMetadata) -> Result:
+    """The result as the task sees it, with the categories wanted."""
     wanted = set(range(len(metadata.categories))) if wish.class_indices is None else set(wish.class_indices)
+    if isinstance(result, Instances):
+        return select_instances(result, wanted)
     if wish.task == "instance":
         wanted = {index for index in wanted if metadata.categories[index].is_thing}
-    segmentation = select(segmentation, wanted)
+    segmentation = select(result, wanted)
     return join_by_class(segmentation) if wish.task == "semantic" else segmentation
 
 
-def picture(image: NDArray[np.uint8], segmentation: Segmentation, wish: Wish, metadata: ArtifactMetadata) -> bytes:
+def picture(image: NDArray[np.uint8], result: Result, wish: Wish, metadata: ArtifactMetadata) -> bytes:
     """PNG file of the format wanted: `png` or `overlay`."""
     if wish.format == "png":
-        return panoptic_png(segmentation.id_map)
-    return png(draw_overlay(image, segmentation, metadata, by_category=wish.task == "semantic"))
+        assert not isinstance(result, Instances)  # `read_wish` refuses it
+        return panoptic_png(result.id_map)
+    return png(draw_overlay(image, result, metadata, by_category=wish.task == "semantic"))
 
 
-def document(
-    image: NDArray[np.uint8], segmentation: Segmentation, wish: Wish, metadata: ArtifactMetadata
-) -> dict[str, Any]:
+def document(image: NDArray[np.uint8], result: Result, wish: Wish, metadata: ArtifactMetadata) -> dict[str, Any]:
     """The JSON answer for one image, but for its timing."""
     height, width = image.shape[:2]
-    segments = [_describe(segment, wish, metadata) for segment in segmentation.segments]
+    segments = [_describe(segment, wish, metadata) for segment in result.segments]
     if wish.format != "png":
-        counts = rle.encode(segmentation.id_map, [segment.id for segment in segmentation.segments])
-        for described, text in zip(segments, counts, strict=True):
-            described["segmentation"] = {"size": [height, width], "counts": text}
-    result: dict[str, Any] = {
+        for described, counts in zip(segments, _encode(result), strict=True):
+            described["segmentation"] = {"size": [height, width], "counts": counts}
+    answer: dict[str, Any] = {
         "model": metadata.name,
         "version": metadata.version,
         "task": wish.task,
         "image": {"width": width, "height": height},
         "segments": segments,
-        "warnings": list(segmentation.warnings),
+        "warnings": list(result.warnings),
     }
     if wish.format != "rle":
-        result[wish.format] = base64.b64encode(picture(image, segmentation, wish, metadata)).decode("ascii")
-    return result
+        answer[wish.format] = base64.b64encode(picture(image, result, wish, metadata)).decode("ascii")
+    return answer
+
+
+def _encode(result: Result) -> Sequence[str]:
+    """COCO `counts` of each segment."""
+    if isinstance(result, Instances):
+        return result.counts
+    return rle.encode(result.id_map, [segment.id for segment in result.segments])
 
 
 def _describe(segment: Segment, wish: Wish, metadata: ArtifactMetadata) -> dict[str, Any]:
@@ -111,7 +126,7 @@ def _describe(segment: Segment, wish: Wish, metadata: ArtifactMetadata) -> dict[
         "category_id": category.id,
         "category": category.name,
         "is_thing": category.is_thing,
-        # A class's region, joined from segments of different scores, has none of its own.
+        # A class's region has none of its own: it may be joined from segments of different scores.
         "score": None if wish.task == "semantic" else round(segment.score, _SCORE_DECIMALS),
         "area": segment.area,
         "bbox": segment.bbox,

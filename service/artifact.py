@@ -17,7 +17,7 @@ from pydantic import (
 
 from service.errors import ArtifactError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 FILE_NAME = "artifact.json"
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -38,32 +38,70 @@ class Category(_Frozen):
     colour: tuple[Byte, Byte, Byte]
 
 
+# Fields of each geometry: those that it needs, and those that it may have beside them.
+_GEOMETRY_FIELDS = {
+    "tile": (("sizes",), ("scale", "overlap")),
+    "fit": (("size",), ()),
+    "shortest_edge": (("shortest", "longest", "multiple"), ()),
+}
+
+
 class Geometry(_Frozen):
-    """How an image becomes canvases of fixed sizes.
+    """How an image becomes canvases.
 
     `tile`: scaled by `scale`, padded to the smallest of `sizes` that holds it (each side on its own), or cut
     into tiles of the largest that share at least `overlap` pixels. `fit`: resized to fit into `size` (H, W).
+    `shortest_edge`: resized until its short side is `shortest` or its long side `longest`, whichever is first,
+    then each side padded to a multiple of `multiple`.
     """
 
-    mode: Literal["tile", "fit"]
+    mode: Literal["tile", "fit", "shortest_edge"]
     scale: float = Field(default=1.0, gt=0, le=16)
     sizes: tuple[Side, ...] = ()
     size: tuple[Side, Side] | None = None
     overlap: int = Field(default=0, ge=0)
+    shortest: Side | None = None
+    longest: Side | None = None
+    multiple: Side | None = None
 
     @model_validator(mode="after")
     def _check_mode(self) -> Self:
-        if self.mode == "fit":
-            if self.size is None or self.sizes or self.overlap or self.scale != 1:
-                raise ValueError("geometry `fit` needs `size`, and neither `sizes`, `overlap` nor `scale`")
-            return self
-        if self.size is not None or not self.sizes:
-            raise ValueError("geometry `tile` needs `sizes`, and no `size`")
+        needed, optional = _GEOMETRY_FIELDS[self.mode]
+        given = [name for name, field in type(self).model_fields.items() if getattr(self, name) != field.default]
+        missing = [name for name in needed if name not in given]
+        foreign = [name for name in given if name not in ("mode", *needed, *optional)]
+        if missing or foreign:
+            wrong = [f"without {name}" for name in missing] + [f"with {name}" for name in foreign]
+            legal = f"needs {', '.join(needed)}" + (f" and may have {', '.join(optional)}" if optional else "")
+            raise ValueError(f"geometry `{self.mode}` {' and '.join(wrong)}: it {legal}")
         if list(self.sizes) != sorted(set(self.sizes)):
             raise ValueError(f"sizes must ascend without repetition, not {self.sizes}")
-        if self.overlap > self.sizes[-1] // 2:
+        if self.sizes and self.overlap > self.sizes[-1] // 2:
             raise ValueError(f"overlap {self.overlap} must be at most half of the largest size {self.sizes[-1]}")
+        if self.shortest is not None and self.longest is not None and self.shortest > self.longest:
+            raise ValueError(f"shortest {self.shortest} must be at most longest {self.longest}")
         return self
+
+    @property
+    def edges(self) -> tuple[int, int, int]:
+        """`shortest`, `longest`, `multiple` of geometry `shortest_edge`."""
+        assert self.shortest is not None
+        assert self.longest is not None
+        assert self.multiple is not None
+        return self.shortest, self.longest, self.multiple
+
+    @property
+    def largest_canvas(self) -> tuple[int, int]:
+        """Height and width of a canvas that no other has more pixels than."""
+        if self.mode == "shortest_edge":
+            shortest, longest, multiple = self.edges
+            return round_up(shortest, multiple), round_up(longest, multiple)
+        return self.size or (self.sizes[-1], self.sizes[-1])
+
+
+def round_up(length: int, multiple: int) -> int:
+    """The least multiple of `multiple` that is at least `length`."""
+    return -(-length // multiple) * multiple
 
 
 class Thresholds(_Frozen):
@@ -92,15 +130,24 @@ class Variant(_Frozen):
 
 
 class ArtifactMetadata(_Frozen):
-    """What `artifact.json` holds."""
+    """What `artifact.json` holds.
 
-    schema_version: Literal[1] = 1
+    `output_stride`: canvas pixels per cell of the graph's map or mask logits. `mask_upsample`: what a host enlarges an
+    instance graph's mask logits by before it makes probabilities of them. `merge` and `mask_quality` tell people what
+    is in the graph: whether all kernels compete for a pixel ("official") or only those above the score threshold
+    ("confident"), and whether scores are multiplied by the mean probability inside the mask.
+    """
+
+    schema_version: Literal[1, 2] = 2
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     version: str = Field(pattern=r"^[0-9]+$")
     kind: Literal["panoptic", "instance", "semantic"]
     categories: tuple[Category, ...] = Field(min_length=1)
     geometry: Geometry
-    output_stride: Literal[1, 2, 4]
+    output_stride: Literal[1, 2, 4, 8]
+    mask_upsample: Literal[1, 2, 4] = 1
+    merge: Literal["official", "confident"] = "official"
+    mask_quality: bool = False
     num_slots: int = Field(gt=0)
     uses_image_statistics: bool
     thresholds: Thresholds
@@ -113,29 +160,50 @@ class ArtifactMetadata(_Frozen):
         return str(version) if isinstance(version, int) else version
 
     @model_validator(mode="after")
-    def _check_whole(self) -> Self:
-        things = [category.is_thing for category in self.categories]
-        if things != sorted(things, reverse=True):
-            raise ValueError("categories must list things before stuff")
+    def _check_categories(self) -> Self:
         for what in ("id", "name"):
             values = [getattr(category, what) for category in self.categories]
             if len(set(values)) != len(values):
                 raise ValueError(f"each category needs a {what} of its own, not {values}")
-        if self.num_slots <= self.num_stuff:
-            raise ValueError(f"num_slots {self.num_slots} leaves none for things beside {self.num_stuff} stuff slots")
-        for side in (*self.geometry.sizes, *(self.geometry.size or ())):
+        return self
+
+    @model_validator(mode="after")
+    def _check_kind(self) -> Self:
+        if self.kind == "panoptic":
+            things = [category.is_thing for category in self.categories]
+            if things != sorted(things, reverse=True):
+                raise ValueError("categories must list things before stuff")
+            if self.num_slots <= self.num_stuff:
+                raise ValueError(
+                    f"num_slots {self.num_slots} leaves none for things beside {self.num_stuff} stuff slots"
+                )
+        if self.kind == "instance":
+            if stuff := [category.name for category in self.categories if not category.is_thing]:
+                raise ValueError(f"an instance artifact has things only, not the stuff {', '.join(stuff)}")
+            if self.geometry.mode == "tile":
+                raise ValueError("an instance artifact takes geometry fit or shortest_edge, as masks are not joined")
+        elif self.mask_upsample != 1:
+            raise ValueError(f"mask_upsample {self.mask_upsample} is for instance artifacts; a {self.kind} one has 1")
+        return self
+
+    @model_validator(mode="after")
+    def _check_strides(self) -> Self:
+        geometry = self.geometry
+        for side in (*geometry.sizes, *(geometry.size or ()), geometry.multiple or self.output_stride):
             if side % self.output_stride:
                 raise ValueError(f"canvas side {side} must be a multiple of output_stride {self.output_stride}")
+        if self.mask_upsample > self.output_stride:
+            raise ValueError(f"mask_upsample {self.mask_upsample} must be at most output_stride {self.output_stride}")
         return self
 
     @property
     def num_stuff(self) -> int:
-        """Stuff categories; each has one slot of its own."""
+        """Stuff categories; in a panoptic artifact each has one slot of its own."""
         return sum(not category.is_thing for category in self.categories)
 
     @property
     def num_thing_slots(self) -> int:
-        """Slots that can hold a thing: the most things that one canvas can give."""
+        """Slots of a panoptic artifact that can hold a thing: the most things that one canvas can give."""
         return self.num_slots - self.num_stuff
 
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from service.artifact import ArtifactMetadata
 from service.engine_worker import WorkerConfig, read_arrays, serve, write_arrays
 from service.errors import EngineDownError, ServiceError
+from service.geometry import common_sizes
 from service.segmenter import MAX_BATCH, Segmenter
 
 logger = logging.getLogger("knet.engine")
@@ -155,13 +156,11 @@ class Engine:
         logger.info("engine %s is ready after %.1f s (pid %s)", self.label, time.perf_counter() - begin, self.pid)
 
     def _warm_up(self) -> None:
-        """One run of each square canvas size: the first run of a shape is slow."""
-        geometry = self._metadata.geometry
+        """One run of each common canvas size: the first run of a shape is slow."""
         segmenter = Segmenter(self._metadata, _Unlocked(self))
-        for size in [(side, side) for side in geometry.sizes] or [geometry.size or (1, 1)]:
+        for height, width in common_sizes(self._metadata.geometry):
             if self._closing.is_set():
                 return
-            height, width = (max(1, int(side / geometry.scale)) for side in size)
             try:
                 segmenter.segment(np.zeros((height, width, 3), np.uint8))
             except ServiceError:
@@ -201,8 +200,13 @@ class _Unlocked:
 
 def _capacity(metadata: ArtifactMetadata) -> tuple[int, int]:
     """Bytes of the largest request and result: a full batch of the largest canvas."""
-    geometry = metadata.geometry
-    height, width = geometry.size or (geometry.sizes[-1], geometry.sizes[-1])
+    height, width = metadata.geometry.largest_canvas
+    batch = MAX_BATCH if metadata.geometry.mode == "tile" else 1
     cells = (height // metadata.output_stride) * (width // metadata.output_stride)
+    if metadata.kind == "instance":
+        # Three numbers for each entry, of which there are at most as many as pairs of a mask and a class.
+        numbers = metadata.num_slots * (cells + 3 * len(metadata.categories))
+    else:
+        numbers = cells + 8 * metadata.num_slots
     slack = 4096  # alignment, and the small arrays
-    return MAX_BATCH * height * width * 3 + slack, 4 * MAX_BATCH * (cells + 8 * metadata.num_slots) + slack
+    return batch * height * width * 3 + slack, 4 * batch * numbers + slack

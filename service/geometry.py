@@ -1,6 +1,6 @@
-"""From an image of any size to canvases of few fixed sizes, and from cells back to pixels.
+"""From an image of any size to the canvases of a graph, and from cells back to pixels.
 
-Coordinates: pixels are those of the posted image, scaled pixels those after `scale`, cells those of the
+Coordinates: pixels are those of the posted image, scaled pixels those after scaling, cells those of the
 graph's output (`stride` scaled pixels each). Everything is (rows, columns), the origin at the top left.
 """
 
@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from service.artifact import Geometry
+from service.artifact import Geometry, round_up
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,10 @@ class Tile:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """How one image is laid onto canvases; tiles in row-major order, all of the same canvas size."""
+    """How one image is laid onto canvases; tiles in row-major order, all of the same canvas size.
+
+    `shrinks_by_area`: pixels of a shrunken image are means of what they cover, not samples of it.
+    """
 
     image_size: tuple[int, int]
     scaled_size: tuple[int, int]
@@ -37,6 +40,7 @@ class Plan:
     num_rows: int
     num_columns: int
     tiles: tuple[Tile, ...]
+    shrinks_by_area: bool = True
 
     @property
     def num_cells(self) -> tuple[int, int]:
@@ -52,6 +56,8 @@ def make_plan(image_size: tuple[int, int], geometry: Geometry, stride: int) -> P
     >>> [(tile.left, tile.width) for tile in make_plan((200, 900), geometry, 2).tiles]
     [(0, 512), (388, 512)]
     """
+    if geometry.mode == "shortest_edge":
+        return _shortest_edge_plan(image_size, geometry, stride)
     if geometry.size is not None:
         return _fit_plan(image_size, geometry.size, stride)
     scaled = tuple(max(1, round(side * geometry.scale)) for side in image_size)
@@ -76,15 +82,49 @@ def _fit_plan(image_size: tuple[int, int], canvas_size: tuple[int, int], stride:
     height, width = (
         min(limit, max(1, round(side * ratio))) for side, limit in zip(image_size, canvas_size, strict=True)
     )
+    return _one_canvas(image_size, (height, width), canvas_size, stride, shrinks_by_area=True)
+
+
+def _shortest_edge_plan(image_size: tuple[int, int], geometry: Geometry, stride: int) -> Plan:
+    """What mmcv's Resize and Pad do in the official code, to the pixel; rounding and interpolation are theirs."""
+    shortest, longest, multiple = geometry.edges
+    ratio = min(shortest / min(image_size), longest / max(image_size))
+    height, width = (max(1, int(side * ratio + 0.5)) for side in image_size)
+    canvas_size = round_up(height, multiple), round_up(width, multiple)
+    return _one_canvas(image_size, (height, width), canvas_size, stride, shrinks_by_area=False)
+
+
+def _one_canvas(
+    image_size: tuple[int, int],
+    scaled_size: tuple[int, int],
+    canvas_size: tuple[int, int],
+    stride: int,
+    *,
+    shrinks_by_area: bool,
+) -> Plan:
     return Plan(
         image_size=image_size,
-        scaled_size=(height, width),
+        scaled_size=scaled_size,
         canvas_size=canvas_size,
         stride=stride,
         num_rows=1,
         num_columns=1,
-        tiles=(Tile(top=0, left=0, height=height, width=width),),
+        tiles=(Tile(top=0, left=0, height=scaled_size[0], width=scaled_size[1]),),
+        shrinks_by_area=shrinks_by_area,
     )
+
+
+def common_sizes(geometry: Geometry) -> list[tuple[int, int]]:
+    """Sizes (height, width) of images whose canvases are the common ones: what an engine is warmed up with.
+
+    >>> common_sizes(Geometry(mode="shortest_edge", shortest=800, longest=1333, multiple=32))
+    [(800, 1067), (1067, 800)]
+    """
+    if geometry.mode == "shortest_edge":
+        short, long = geometry.edges[0], round(geometry.edges[0] * 4 / 3)
+        return [(short, long), (long, short)]
+    canvases = [geometry.size] if geometry.size is not None else [(side, side) for side in geometry.sizes]
+    return [(max(1, int(h / geometry.scale)), max(1, int(w / geometry.scale))) for h, w in canvases]
 
 
 def _cut(length: int, sizes: Sequence[int], overlap: int, stride: int) -> tuple[int, tuple[int, ...]]:
@@ -115,7 +155,7 @@ def scale_image(image: NDArray[np.uint8], plan: Plan) -> NDArray[np.uint8]:
     if (height, width) == plan.image_size:
         return image
     shrinks = height * width < plan.image_size[0] * plan.image_size[1]
-    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    method = cv2.INTER_AREA if shrinks and plan.shrinks_by_area else cv2.INTER_LINEAR
     return np.asarray(cv2.resize(image, (width, height), interpolation=method), np.uint8)
 
 

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from service.answers import tasks_of
 from service.engine import Engine
 from service.errors import NotFoundError
+from service.instances import Result
 from service.repository import StoredArtifact
 from service.schemas import ModelDetail, ModelSummary, ModelVersion
 from service.segmenter import Segmenter
-from service.segments import Segmentation
 from service.settings import Settings
 from service.threads import Threads
 
@@ -41,13 +41,13 @@ class Model:
 
     def segment(
         self, image: NDArray[np.uint8], *, score_threshold: float | None, overlap_threshold: float | None
-    ) -> tuple[Segmentation, Timings]:
+    ) -> tuple[Result, Timings]:
         """Segment one image (H, W, 3); blocks."""
         session = _TimedSession(self.engine)
-        segmentation = Segmenter(self.metadata, session).segment(
+        result = Segmenter(self.metadata, session).segment(
             image, score_threshold=score_threshold, overlap_threshold=overlap_threshold
         )
-        return segmentation, session.timings
+        return result, session.timings
 
     def describe(self) -> ModelVersion:
         """What the API tells about this version."""
@@ -62,7 +62,9 @@ class Model:
             geometry=metadata.geometry,
             thresholds=metadata.thresholds,
             output_stride=metadata.output_stride,
-            most_things_per_tile=metadata.num_thing_slots,
+            merge=metadata.merge,
+            mask_quality=metadata.mask_quality,
+            most_things_per_tile=metadata.num_thing_slots if metadata.kind == "panoptic" else None,
             variants=metadata.variants,
         )
 

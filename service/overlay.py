@@ -7,24 +7,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.artifact import ArtifactMetadata
-from service.segments import Segment, Segmentation
+from service.instances import Instances, Result, stack
+from service.segments import Segment
 
 _THING_OPACITY, _STUFF_OPACITY, _CONTOUR_OPACITY = 0.4, 0.2, 0.9
 _GOLDEN_RATIO = 0.618034  # hues of consecutive ids lie far apart
 
 
 def draw_overlay(
-    image: NDArray[np.uint8], segmentation: Segmentation, metadata: ArtifactMetadata, *, by_category: bool
+    image: NDArray[np.uint8], result: Result, metadata: ArtifactMetadata, *, by_category: bool
 ) -> NDArray[np.uint8]:
-    """Image (H, W, 3) with each segment tinted and outlined.
+    """Image (H, W, 3) with each segment tinted and outlined; where masks overlap, the one of the best score is on top.
 
     Things get a colour each, stuff (and everything, with `by_category`) its category's; void stays as it is.
     """
-    id_map = segmentation.id_map
-    colours = np.zeros((len(segmentation.segments) + 1, 3), np.uint8)
-    opacity = np.zeros(len(segmentation.segments) + 1, np.float32)
-    outlined = np.zeros(len(segmentation.segments) + 1, np.bool_)
-    for segment in segmentation.segments:
+    id_map = stack(result) if isinstance(result, Instances) else result.id_map
+    colours = np.zeros((len(result.segments) + 1, 3), np.uint8)
+    opacity = np.zeros(len(result.segments) + 1, np.float32)
+    outlined = np.zeros(len(result.segments) + 1, np.bool_)
+    for segment in result.segments:
         is_thing = metadata.categories[segment.class_index].is_thing
         own_colour = is_thing and not by_category
         colours[segment.id] = _distinct_colour(segment) if own_colour else _category_colour(segment, metadata)

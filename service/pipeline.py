@@ -14,8 +14,8 @@ from service import answers, image
 from service.answers import Wish
 from service.artifact import ArtifactMetadata
 from service.errors import QueueFullError
+from service.instances import Result
 from service.models import Model
-from service.segments import Segmentation
 from service.session import available_cpus
 from service.settings import Settings
 from service.threads import Threads
@@ -80,7 +80,7 @@ class Pipeline:
 
 def _encode(
     pixels: NDArray[np.uint8],
-    result: Segmentation,
+    result: Result,
     wish: Wish,
     metadata: ArtifactMetadata,
     seconds: dict[str, float],

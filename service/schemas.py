@@ -16,16 +16,23 @@ class SegmentQuery(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    task: Task | None = Field(default=None, description="default: the model's kind; a panoptic model answers all")
+    task: Task | None = Field(
+        default=None,
+        description="default: the model's kind; a panoptic model answers all, the others answer their kind alone",
+    )
     format: Format | None = Field(
         default=None,
         description="`rle`: COCO RLE of each segment (default); `png`: a base64 COCO panoptic PNG beside the "
         "segments; `overlay`: RLE, and a base64 PNG of the masks drawn over the image. With `Accept: image/png` "
-        "the PNG alone (`png` unless `overlay` is named), for one image.",
+        "the PNG alone (`png` unless `overlay` is named), for one image. The masks of an instance model may overlap "
+        "and have no `png`.",
     )
-    score_threshold: Threshold | None = Field(default=None, description="least score of a thing; default: the model's")
+    score_threshold: Threshold | None = Field(
+        default=None, description="least score of a thing; default: the model's; not for semantic models"
+    )
     overlap_threshold: Threshold | None = Field(
-        default=None, description="least share of a mask that must remain after the merge; default: the model's"
+        default=None,
+        description="least share of a mask that must remain after the merge; default: the model's; for panoptic models",
     )
     categories: list[str] = Field(
         default=[], description="only these: ids or names, repeated or separated by commas; default: all"
@@ -40,9 +47,9 @@ class Rle(BaseModel):
 
 
 class SegmentAnswer(BaseModel):
-    """One region."""
+    """One region; those of an instance model may overlap."""
 
-    id: int = Field(description="1, 2, ... by descending score; its value in the PNG")
+    id: int = Field(description="1, 2, ... by descending score, or by class without scores; its value in the PNG")
     category_id: int
     category: str
     is_thing: bool
@@ -128,7 +135,12 @@ class ModelVersion(BaseModel):
     geometry: Geometry
     thresholds: Thresholds
     output_stride: int
-    most_things_per_tile: int
+    merge: Literal["official", "confident"] = Field(
+        description="`official`: all kernels compete for a pixel, and those rejected leave void; `confident`: only "
+        "kernels above the score threshold compete"
+    )
+    mask_quality: bool = Field(description="whether scores are multiplied by the mean probability inside the mask")
+    most_things_per_tile: int | None = Field(description="null unless the model is panoptic")
     variants: tuple[Variant, ...]
 
 

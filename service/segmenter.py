@@ -4,7 +4,7 @@ Shapes: B canvases of one batch, H x W scaled pixels each, s the output stride, 
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import cv2
@@ -12,23 +12,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.artifact import ArtifactMetadata
-from service.errors import ArtifactError, InvalidParameterError
+from service.errors import InvalidParameterError
 from service.geometry import Plan, Tile, cells_to_image, draw_canvases, make_plan, scale_image
+from service.instances import Result, read_instances
 from service.join import TileResult, join_tiles
-from service.segments import Segmentation, from_id_map
-from service.session import Session
+from service.segments import SEMANTIC_SCORE, from_id_map
+from service.session import Arrays, Session
 
 MAX_BATCH = 4  # tiles of one image that run at once
 MAX_BATCH_PIXELS = 2**18  # of those tiles together, unless one alone has more: bounds the engine's memory
 CROWDED = 0.98  # share of the thing slots from which on an answer carries a warning
+_THRESHOLDS_OF = {
+    "panoptic": ("score_threshold", "overlap_threshold"),
+    "instance": ("score_threshold",),
+    "semantic": (),
+}
 
 
 class Segmenter:
     """Segments images with one artifact; holds no state between calls, so threads may share it."""
 
     def __init__(self, metadata: ArtifactMetadata, session: Session) -> None:
-        if metadata.kind != "panoptic":
-            raise ArtifactError(f"{metadata.name} is of kind {metadata.kind}; this release runs panoptic artifacts")
         self.metadata = metadata
         self.session = session
         self._is_thing = np.array([category.is_thing for category in metadata.categories])
@@ -39,36 +43,43 @@ class Segmenter:
         *,
         score_threshold: float | None = None,
         overlap_threshold: float | None = None,
-    ) -> Segmentation:
-        """Segment an RGB image (H, W, 3); thresholds in 0..1, the artifact's own where None."""
-        defaults = self.metadata.thresholds
-        thresholds = {
-            "score_threshold": _checked("score_threshold", score_threshold, defaults.score),
-            "overlap_threshold": _checked("overlap_threshold", overlap_threshold, defaults.overlap),
-        }
+    ) -> Result:
+        """Segment an RGB image (H, W, 3); thresholds as in `find_thresholds`.
+
+        An instance artifact gives `Instances`, the others give a `Segmentation`.
+        """
+        metadata = self.metadata
+        thresholds = find_thresholds(metadata, score_threshold=score_threshold, overlap_threshold=overlap_threshold)
         height, width = image.shape[:2]
-        plan = make_plan((height, width), self.metadata.geometry, self.metadata.output_stride)
+        plan = make_plan((height, width), metadata.geometry, metadata.output_stride)
         scaled = scale_image(image, plan)
-        shared = thresholds | (image_statistics(scaled) if self.metadata.uses_image_statistics else {})
-        results: list[TileResult] = []
-        num_crowded = 0
+        shared = image_statistics(scaled) if metadata.uses_image_statistics else {}
+        if metadata.kind == "instance":
+            ((_, outputs),) = self._run(scaled, plan, shared)
+            upsample, score = metadata.mask_upsample, thresholds["score_threshold"]
+            return read_instances(outputs, plan, mask_upsample=upsample, score_threshold=score)
+        read = self._read_slots if metadata.kind == "panoptic" else self._read_classes
+        results = [read(outputs, tile, plan.stride) for tile, outputs in self._run(scaled, plan, shared | thresholds)]
+        joined = join_tiles(results, plan)
+        id_map = cells_to_image(joined.id_map, plan)
+        return from_id_map(id_map, joined.class_index, joined.score, warnings=self._warn(results))
+
+    def _run(
+        self, scaled: NDArray[np.uint8], plan: Plan, shared: Mapping[str, float]
+    ) -> Iterator[tuple[Tile, dict[str, NDArray[Any]]]]:
+        """Each tile with its outputs, in batches of as many as the engine's memory is for."""
         batch = max(1, min(MAX_BATCH, MAX_BATCH_PIXELS // math.prod(plan.canvas_size)))
         for begin in range(0, len(plan.tiles), batch):
             tiles = plan.tiles[begin : begin + batch]
             outputs = self.session.run(_graph_inputs(scaled, plan, tiles, shared))
             for index, tile in enumerate(tiles):
-                result = self._read_tile({name: array[index] for name, array in outputs.items()}, tile, plan.stride)
-                num_crowded += int(result.is_thing.sum()) >= CROWDED * self.metadata.num_thing_slots
-                results.append(result)
-        joined = join_tiles(results, plan)
-        id_map = cells_to_image(joined.id_map, plan)
-        return from_id_map(id_map, joined.class_index, joined.score, warnings=self._warn(num_crowded, plan))
+                yield tile, {name: array[index] for name, array in outputs.items()}
 
-    def _read_tile(self, outputs: Mapping[str, NDArray[Any]], tile: Tile, stride: int) -> TileResult:
-        """One canvas' outputs, cut to its content; kept slots become ids 1, 2, ... in slot order."""
+    def _read_slots(self, outputs: Arrays, tile: Tile, stride: int) -> TileResult:
+        """A panoptic canvas, cut to its content; kept slots become ids 1, 2, ... in slot order."""
         segment_id = outputs["segment_id"]
         kept = np.flatnonzero(segment_id > 0)
-        cells = outputs["id_map"][: -(-tile.height // stride), : -(-tile.width // stride)]
+        cells = _content(outputs["id_map"], tile, stride)
         new_id = np.zeros(max(int(segment_id.max(initial=0)), int(cells.max(initial=0))) + 1, np.int32)
         new_id[segment_id[kept]] = np.arange(1, len(kept) + 1)
         class_index = outputs["class_index"][kept].astype(np.int64)
@@ -79,12 +90,49 @@ class Segmenter:
             is_thing=self._is_thing[class_index],
         )
 
-    def _warn(self, num_crowded: int, plan: Plan) -> list[str]:
+    def _read_classes(self, outputs: Arrays, tile: Tile, stride: int) -> TileResult:
+        """A semantic canvas, cut to its content; the classes present become ids 1, 2, ... by class index."""
+        cells = _content(outputs["class_map"], tile, stride)
+        num_classes = len(self.metadata.categories)
+        present = np.flatnonzero(np.bincount(cells.ravel(), minlength=num_classes))
+        new_id = np.zeros(num_classes, np.int32)
+        new_id[present] = np.arange(1, len(present) + 1)
+        return TileResult(
+            id_map=new_id[cells],
+            class_index=present,
+            score=np.full(len(present), SEMANTIC_SCORE),
+            is_thing=np.zeros(len(present), np.bool_),  # regions of a class are joined, whatever it is
+        )
+
+    def _warn(self, results: list[TileResult]) -> list[str]:
+        """Of slots that ran short, which only a panoptic artifact's can."""
+        if self.metadata.kind != "panoptic":
+            return []
+        slots = self.metadata.num_thing_slots
+        num_crowded = sum(int(result.is_thing.sum()) >= CROWDED * slots for result in results)
         if not num_crowded:
             return []
-        where = "the image" if len(plan.tiles) == 1 else f"{num_crowded} of {len(plan.tiles)} tiles"
-        slots = self.metadata.num_thing_slots
+        where = "the image" if len(results) == 1 else f"{num_crowded} of {len(results)} tiles"
         return [f"{where} used nearly all of the model's {slots} thing slots; objects may be missing"]
+
+
+def find_thresholds(
+    metadata: ArtifactMetadata, *, score_threshold: float | None, overlap_threshold: float | None
+) -> dict[str, float]:
+    """The thresholds that the artifact's kind uses, by name; its own where None.
+
+    Raises:
+        InvalidParameterError: a value out of 0..1, or one for a threshold that the kind does not use.
+    """
+    asked = {"score_threshold": score_threshold, "overlap_threshold": overlap_threshold}
+    used = _THRESHOLDS_OF[metadata.kind]
+    for name, value in asked.items():
+        if value is not None and name not in used:
+            raise InvalidParameterError(
+                f"{metadata.name} is of kind {metadata.kind} and has no {name}; it takes {', '.join(used) or 'neither'}"
+            )
+    defaults = {"score_threshold": metadata.thresholds.score, "overlap_threshold": metadata.thresholds.overlap}
+    return {name: _checked(name, asked[name], defaults[name]) for name in used}
 
 
 def image_statistics(image: NDArray[np.uint8]) -> dict[str, float]:
@@ -103,6 +151,11 @@ def _graph_inputs(
     }
     inputs.update({name: np.full(len(tiles), value, np.float32) for name, value in shared.items()})
     return inputs
+
+
+def _content(cells: NDArray[np.int32], tile: Tile, stride: int) -> NDArray[np.int32]:
+    """A canvas' map, cut to the cells that hold the tile's content."""
+    return cells[: -(-tile.height // stride), : -(-tile.width // stride)]
 
 
 def _checked(name: str, value: float | None, default: float) -> float:

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+SEMANTIC_SCORE = 1.0  # of every segment of a semantic artifact, which gives its classes none; answers say null
+
 
 @dataclass(frozen=True, kw_only=True)
 class Segment:
-    """One region of an id-map; `bbox` is (x, y, width, height) in whole pixels."""
+    """One region; `bbox` is (x, y, width, height) in whole pixels."""
 
     id: int
     class_index: int

@@ -5,13 +5,33 @@ from types import ModuleType
 
 import pytest
 
-from model.config import Category, KNetConfig
+from model.config import BackboneConfig, Category, KNetConfig
 
 # Before torch is imported. Its threads wait for each other by spinning: where the processors are busy with other work,
 # the many small operations of tiny networks take a hundred times as long with two threads as with one.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 PARITY = Path(__file__).parents[2] / "shared" / "parity"
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--golden", type=Path, metavar="DIR", help="golden files of the official code; all of them run, large ones too"
+    )
+
+
+def pytest_configure(config):
+    config.golden_folder = config.getoption("--golden") or PARITY / "golden"
+
+
+def pytest_collection_modifyitems(config, items):
+    """Large networks run when they are asked for."""
+    if config.getoption("--golden") or "slow" in (config.getoption("-m") or ""):
+        return
+    skip = pytest.mark.skip(reason="large; run with: pytest -m slow")
+    for item in items:
+        if item.get_closest_marker("slow"):
+            item.add_marker(skip)
 
 
 @pytest.fixture(scope="session")
@@ -30,7 +50,7 @@ def learned_config(categories) -> KNetConfig:
     """The paper's form, tiny: it runs in milliseconds. Mask stride 4."""
     return KNetConfig(
         categories=categories,
-        backbone="test_efficientnet",
+        backbone=BackboneConfig(name="test_efficientnet"),
         fpn_channels=16,
         channels=32,
         num_kernels=6,
@@ -48,8 +68,7 @@ def seeded_config(categories) -> KNetConfig:
     """The nuclei form, tiny. Mask stride 2."""
     return KNetConfig(
         categories=categories,
-        backbone="test_efficientnet",
-        backbone_levels=(0, 1, 2, 3, 4),
+        backbone=BackboneConfig(name="test_efficientnet", levels=(0, 1, 2, 3, 4)),
         normalisation="image",
         fpn_channels=16,
         channels=16,
@@ -79,24 +98,22 @@ def config(request, learned_config, seeded_config) -> KNetConfig:
 
 
 @pytest.fixture(scope="session")
-def components():
-    """Inputs and outputs of single parts of the official code; tests skip without them."""
-    import numpy as np
-
-    path = PARITY / "golden" / "components.npz"
-    if not path.exists():
-        pytest.skip(f"{path} is not here: the official code's numbers are kept beside the repository")
-    with np.load(path) as file:
-        return {name: file[name] for name in file}
+def parity_folder(pytestconfig) -> Path:
+    """Where the rule of the official weights and the tables of official tensors are: beside the golden files."""
+    for folder in (pytestconfig.golden_folder, pytestconfig.golden_folder.parent, PARITY):
+        if (folder / "weights.py").exists():
+            return folder
+    pytest.skip(f"{PARITY} is not here: the official code's numbers are kept beside the repository")
 
 
 @pytest.fixture(scope="session")
-def official_weights() -> ModuleType:
+def official_weights(parity_folder) -> ModuleType:
     """The rule that makes the official code's weights from their names."""
-    path = PARITY / "weights.py"
-    if not path.exists():
-        pytest.skip(f"{path} is not here: the official code's numbers are kept beside the repository")
-    spec = importlib.util.spec_from_file_location("official_weights", path)
+    return load_module(parity_folder / "weights.py")
+
+
+def load_module(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"official_{path.stem}", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

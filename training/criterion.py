@@ -14,6 +14,7 @@ from torch import Tensor
 from model.config import KNetConfig
 from model.kernels import OUTSIDE
 from model.knet import KNetOutput
+from model.precision import at_least_float32
 from training import losses
 from training.dataset import Target
 from training.matcher import Match, MatcherConfig, match
@@ -98,7 +99,7 @@ class Criterion:
 
         Stage s is matched by the predictions of stage s - 1, stage 0 by the kernel head's masks, without a class cost.
         """
-        mask_logits = [logits if logits.dtype == torch.float64 else logits.float() for logits in output.mask_logits]
+        mask_logits = [at_least_float32(logits) for logits in output.mask_logits]
         previous = self._match(mask_logits[0], None, output.active, targets)
         terms = self._mask_terms("head", mask_logits[0], output.active, previous, targets, is_head=True)
         terms |= self._segmentation_terms(output.seg_logits, previous, targets)
@@ -196,7 +197,7 @@ class Criterion:
         """Thing kernels are judged in the thing columns, a stuff kernel in its own column alone."""
         num_stuff, num_things = self.model.num_stuff, self.model.num_things
         first_stuff = class_logits.shape[1] - num_stuff
-        logits = class_logits if class_logits.dtype == torch.float64 else class_logits.float()
+        logits = at_least_float32(class_logits)
         labels, weights = torch.zeros_like(logits), torch.zeros_like(logits)
         weights[:, :first_stuff, :num_things] = 1
         if active is not None:
@@ -213,7 +214,7 @@ class Criterion:
         self, seg_logits: Tensor, matches: list[Match], targets: Sequence[ImageTargets]
     ) -> dict[str, Tensor]:
         """All classes of the kernel head's segmentation map: semantic labels with things over stuff."""
-        logits = seg_logits if seg_logits.dtype == torch.float64 else seg_logits.float()
+        logits = at_least_float32(seg_logits)
         if self.model.mask_upsample > 1:
             factor = float(self.model.mask_upsample)
             logits = F.interpolate(logits, scale_factor=factor, mode="bilinear", align_corners=False)

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from model.backbone import Backbone
+from model.swin import SwinBackbone
 
 # timm's name -> package and class that hold the weights
 PACKAGES = {
@@ -14,7 +15,7 @@ PACKAGES = {
 }
 
 
-def load_imagenet(backbone: Backbone, name: str) -> None:
+def load_imagenet(backbone: Backbone | SwinBackbone, name: str) -> None:
     """Fill the backbone with ImageNet weights.
 
     The packages hold the same architecture under other names, in the same order; the classifier at the end is left.

@@ -51,7 +51,7 @@ class Trainer:
         torch.manual_seed(config.seed)
         self.network = KNet(config.model)
         if config.pretrained:
-            load_imagenet(self.network.backbone, config.model.backbone)
+            load_imagenet(self.network.backbone, config.model.backbone.name)
         if config.precision == "bf16":
             keep_depthwise_in_fp32(self.network)
         tune_cpu()
@@ -224,14 +224,19 @@ class Trainer:
             path.write_text("".join([header, *(row for row in rows if int(row.split(",")[0]) <= self.step)]))
 
 
-def batch_inputs(images: Tensor, targets: list[Target], config: TrainConfig) -> tuple[Tensor, Tensor]:
-    """Crops (B, 3, S, S) uint8 -> what the network takes: normalised pixels, and valid cells (B, 1, h, w)."""
+def batch_inputs(images: Tensor, targets: list[Target], config: TrainConfig) -> tuple[Tensor, Tensor | None]:
+    """Crops (B, 3, S, S) uint8 -> what the network takes: normalised pixels, and valid cells (B, 1, h, w).
+
+    Without valid cells masks may reach into the padding.
+    """
     size, stride = images.shape[-1], config.model.feature_stride
     valid_size = torch.tensor([target.valid_size for target in targets])
     mean = torch.tensor([target.pixel_mean for target in targets])
     std = torch.tensor([target.pixel_std for target in targets])
     pixels = normalise(images, valid_cells(valid_size, size, size, 1), config.model.normalisation, mean, std)
-    cells = valid_cells(valid_size, size // stride, size // stride, stride)
+    cells = None
+    if not config.model.padding_in_masks:
+        cells = valid_cells(valid_size, size // stride, size // stride, stride)
     return pixels.contiguous(memory_format=torch.channels_last), cells
 
 
@@ -253,6 +258,8 @@ def parameter_groups(network: KNet, config: TrainConfig) -> list[dict[str, Any]]
     """Backbone and the rest, matrices (with decay) and vectors (without)."""
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in network.named_parameters():
+        if not parameter.requires_grad:
+            continue
         factor = config.backbone_factor if name.startswith("backbone.") else 1.0
         decay = config.weight_decay if parameter.ndim > 1 else 0.0
         groups.setdefault((config.learning_rate * factor, decay), []).append(parameter)

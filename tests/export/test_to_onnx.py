@@ -62,7 +62,7 @@ def test_weights_are_stored_as_fp16(one):
 
 def test_sizes_and_batches_other_than_the_traced_ones_equal_pytorch(one):
     config = one.network.config
-    model = PanopticModel(one.network, config.output_stride).eval()
+    model = PanopticModel(one.network).eval()
     session = OnnxSession(one.folder / GRAPH, threads=1)
     rng = np.random.default_rng(0)
     for batch, height, width in ((1, 64, 96), (3, 128, 64)):

@@ -14,7 +14,7 @@ from pycocotools import mask as coco_mask
 
 from knet.client import KNetClient
 from knet.evaluate import local_segmenter
-from model.config import knet_nuclei
+from model.config import BackboneConfig, knet_nuclei
 from service.image import decode
 from service.server import background
 from service.settings import Settings
@@ -31,7 +31,7 @@ def small_config(categories):
     """The nuclei recipe on a network that trains in seconds."""
     model = replace(
         knet_nuclei(categories),
-        backbone="test_efficientnet",
+        backbone=BackboneConfig(name="test_efficientnet", levels=(0, 1, 2, 3, 4)),
         fpn_channels=16,
         channels=32,
         ffn_channels=32,

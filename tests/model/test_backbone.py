@@ -3,14 +3,15 @@ import timm
 import torch
 from timm.layers.conv2d_same import Conv2dSame
 
-from model.backbone import Backbone
+from model.backbone import Backbone, make_backbone
+from model.config import BackboneConfig
 
 SAME_PADDED = "tf_efficientnet_lite0"  # timm pads it by the size of its input
 
 
 @pytest.mark.parametrize("levels", [(1, 2, 3, 4), (0, 1, 2, 3, 4)])
 def test_each_level_halves_the_one_before(levels):
-    backbone = Backbone("test_efficientnet", levels).eval()
+    backbone = Backbone(BackboneConfig(name="test_efficientnet", levels=levels)).eval()
     maps = backbone(torch.zeros(2, 3, 64, 96))
     assert backbone.strides == [2 ** (level + 1) for level in levels]
     assert [tuple(x.shape) for x in maps] == [
@@ -20,7 +21,7 @@ def test_each_level_halves_the_one_before(levels):
 
 def test_fixed_padding_equals_the_dynamic_one_for_even_sizes():
     levels = (0, 1, 2, 3, 4)
-    backbone = Backbone(SAME_PADDED, levels).eval()
+    backbone = Backbone(BackboneConfig(name=SAME_PADDED, levels=levels)).eval()
     theirs = timm.create_model(SAME_PADDED, features_only=True, out_indices=levels).eval()
     theirs.load_state_dict(backbone.body.state_dict())
     assert not any(isinstance(module, Conv2dSame) for module in backbone.modules())
@@ -33,9 +34,9 @@ def test_fixed_padding_equals_the_dynamic_one_for_even_sizes():
 
 def test_an_unknown_name_gets_similar_ones():
     with pytest.raises(ValueError, match=r"'resnet5000'.*similar: .*resnet50"):
-        Backbone("resnet5000", (1, 2, 3, 4))
+        make_backbone(BackboneConfig(name="resnet5000"))
 
 
 def test_a_network_of_one_stride_is_refused():
     with pytest.raises(ValueError, match=r"'test_vit' has strides"):
-        Backbone("test_vit", (1, 2))
+        make_backbone(BackboneConfig(name="test_vit", levels=(1, 2)))

@@ -88,7 +88,15 @@ def test_a_damaged_config_is_refused(folder, text):
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("backbone", "resnet5000"), ("num_stages", "2"), ("categories", [[]]), ("canvas_sizes", None)]
+    ("field", "value"),
+    [
+        ("backbone", {"name": "resnet5000"}),
+        ("backbone", "resnet50"),
+        ("norm", "none"),
+        ("num_stages", "2"),
+        ("categories", [[]]),
+        ("canvas_sizes", None),
+    ],
 )
 def test_an_illegal_config_is_refused(folder, field, value):
     values = json.loads((folder / CONFIG).read_text()) | {field: value}

@@ -3,13 +3,13 @@ import dataclasses
 import pytest
 import torch
 
-from model.kernel_head import KernelHead
+from model.kernel_head import DetectionKernelHead
 from model.kernels import OUTSIDE
 
 
 def make_head(config):
     torch.manual_seed(0)
-    head = KernelHead(config).double().eval()
+    head = DetectionKernelHead(config).double().eval()
     torch.nn.init.normal_(head.conv_seg.bias)
     return head
 
@@ -22,12 +22,12 @@ def make_maps(config, batch=2):
 def test_the_feature_map_is_the_sum_of_both_maps(config):
     head, (localisation, segmentation) = make_head(config), make_maps(config)
     expected = head.localisation(localisation) + head.segmentation(segmentation)
-    torch.testing.assert_close(head(localisation, segmentation).features, expected)
+    torch.testing.assert_close(head((localisation, segmentation)).features, expected)
 
 
 def test_semantic_kernels_are_the_stuff_rows_of_the_segmentation_convolution(config):
     head, maps = make_head(config), make_maps(config)
-    output = head(*maps)
+    output = head(maps)
     kernels = output.kernels.weights[:, config.num_kernels :]
     expected = head.conv_seg.weight[config.num_things :, :, 0, 0]
     assert torch.equal(kernels, expected.expand(2, -1, -1))
@@ -38,7 +38,7 @@ def test_semantic_kernels_are_the_stuff_rows_of_the_segmentation_convolution(con
 
 def test_learned_kernels_filter_the_localisation_map_and_add_their_group_features(learned_config):
     head, maps = make_head(learned_config), make_maps(learned_config)
-    output = head(*maps)
+    output = head(maps)
     weights = head.things.weight
     masks = torch.einsum("nc,bchw->bnhw", weights, head.localisation(maps[0]))
     torch.testing.assert_close(output.kernels.mask_logits[:, : learned_config.num_kernels], masks)
@@ -47,7 +47,7 @@ def test_learned_kernels_filter_the_localisation_map_and_add_their_group_feature
 
 
 def test_stuff_has_no_place_and_is_always_in_use(seeded_config):
-    kernels = make_head(seeded_config)(*make_maps(seeded_config)).kernels
+    kernels = make_head(seeded_config)(make_maps(seeded_config)).kernels
     stuff = slice(seeded_config.num_kernels, None)
     assert kernels.active[:, stuff].all()
     assert (kernels.place.falloff[:, stuff] == 0).all()
@@ -56,7 +56,7 @@ def test_stuff_has_no_place_and_is_always_in_use(seeded_config):
 
 def test_without_stuff_all_kernels_are_things(learned_config):
     config = dataclasses.replace(learned_config, categories=learned_config.categories[:2])
-    output = make_head(config)(*make_maps(config))
+    output = make_head(config)(make_maps(config))
     assert output.kernels.weights.shape[1] == config.num_kernels
     assert output.seg_logits.shape[1] == 2
 
@@ -65,6 +65,6 @@ def test_without_stuff_all_kernels_are_things(learned_config):
 def test_first_masks_stay_within_the_content(config, columns):
     valid = torch.ones(2, 1, 16, 16, dtype=torch.bool)
     valid[1, :, :, columns:] = False
-    mask_logits = make_head(config)(*make_maps(config), valid).kernels.mask_logits
+    mask_logits = make_head(config)(make_maps(config), valid).kernels.mask_logits
     assert (mask_logits[1, :, :, columns:] == OUTSIDE).all()
     assert (mask_logits[0] != OUTSIDE).all()

@@ -3,14 +3,20 @@ import json
 
 import pytest
 
-from model.config import Category, KNetConfig, knet_nuclei, knet_r50
+from model.config import BackboneConfig, Category, KNetConfig, knet_nuclei, knet_r50
 
 ILLEGAL = [
     ("normalisation", "none", "imagenet, image"),
     ("norm", "layer", "group, batch"),
     ("first_kernels", "random", "learned, seeded"),
-    ("competitors", "some", "all, confident"),
-    ("geometry", "crop", "fit, tile"),
+    ("merge", "some", "official, confident"),
+    ("geometry", "crop", "fit, shortest_edge, tile"),
+    ("kind", "boxes", "panoptic, instance, semantic"),
+    ("neck", "fcn", "semantic_fpn for the others"),
+    ("dropout", 0.1, "0 unless semantic"),
+    ("auxiliary", True, "False unless semantic"),
+    ("update_channels", 7, "divisors of 32"),
+    ("max_instances", 0, "1 and above"),
     ("channels", 0, "1 and above"),
     ("num_kernels", 0, "1 and above"),
     ("num_stages", 0, "1 and above"),
@@ -25,9 +31,6 @@ ILLEGAL = [
     ("canvas_sizes", (64,), "height, width"),
     ("tile_overlap", 64, "the smallest canvas (64)"),
     ("tile_overlap", -1, "the smallest canvas (64)"),
-    ("backbone_levels", (1, 3), "each one more"),
-    ("backbone_levels", (2, 1), "each one more"),
-    ("backbone_levels", (), "each one more"),
     ("channels", 48, "multiple of 32"),
     ("fpn_channels", 18, "multiple of 4"),
     ("num_training_kernels", 5, "for learned kernels: 6"),
@@ -46,6 +49,23 @@ def test_an_illegal_value_is_named_with_what_is_legal(learned_config, name, valu
     assert name in message
     assert str(value) in message
     assert legal in message
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "legal"),
+    [
+        ("levels", (1, 3), "each one more"),
+        ("levels", (2, 1), "each one more"),
+        ("levels", (), "each one more"),
+        ("max_stride", 4, "8, 16, 32"),
+        ("frozen_level", 0, "1, 2, 3, 4, or None"),
+        ("deformable_levels", (2, 5), "some of 1, 2, 3, 4"),
+        ("drop_path", 1.0, "not including, 1"),
+    ],
+)
+def test_an_illegal_value_of_the_backbone_is_named_with_what_is_legal(name, value, legal):
+    with pytest.raises(ValueError, match=rf"backbone\.{name} is .*; legal: .*{legal}"):
+        BackboneConfig(**{name: value})
 
 
 @pytest.mark.parametrize("order", [[2, 0], [2], []])

@@ -12,7 +12,7 @@ from model.merge import merge
 GOLDEN = Path(__file__).parents[1] / "golden" / "merge_discs.npz"
 
 
-def loop(probs, scores, is_stuff, score_threshold, overlap_threshold, valid=None, competitors="all"):
+def loop(probs, scores, is_stuff, score_threshold, overlap_threshold, valid=None, rule="official"):
     """One image, written as the official code's loop over kernels in descending score.
 
     Returns the id-map (H, W), each kernel's segment id and each kernel's area.
@@ -24,7 +24,7 @@ def loop(probs, scores, is_stuff, score_threshold, overlap_threshold, valid=None
     for y, x in pixels:
         best, owner[y, x] = -1.0, 0
         for n in range(num_kernels):
-            value = probs[n, y, x] * (scores[n] if passes[n] or competitors == "all" else 0.0)
+            value = probs[n, y, x] * (scores[n] if passes[n] or rule == "official" else 0.0)
             if value > best:
                 best, owner[y, x] = value, n
     id_map = np.zeros((height, width), np.int32)
@@ -40,7 +40,7 @@ def loop(probs, scores, is_stuff, score_threshold, overlap_threshold, valid=None
     return id_map, segment_id, areas
 
 
-def check(probs, scores, is_stuff, score_thresholds, overlap_thresholds, valid=None, competitors="all"):
+def check(probs, scores, is_stuff, score_thresholds, overlap_thresholds, valid=None, rule="official"):
     """Compare `merge` of a batch with the loop over each of its images; arguments are nested lists or arrays."""
     probs, scores = np.asarray(probs, np.float32), np.asarray(scores, np.float32)
     merged = merge(
@@ -50,7 +50,7 @@ def check(probs, scores, is_stuff, score_thresholds, overlap_thresholds, valid=N
         torch.tensor(score_thresholds, dtype=torch.float32),
         torch.tensor(overlap_thresholds, dtype=torch.float32),
         None if valid is None else torch.from_numpy(valid)[:, None],
-        competitors,
+        rule,
     )
     assert merged.id_map.dtype == merged.segment_id.dtype == merged.area.dtype == torch.int32
     for i in range(len(probs)):
@@ -62,7 +62,7 @@ def check(probs, scores, is_stuff, score_thresholds, overlap_thresholds, valid=N
             float(np.float32(score_thresholds[i])),
             overlap_thresholds[i],
             one,
-            competitors,
+            rule,
         )
         assert merged.id_map[i].tolist() == id_map.tolist()
         assert merged.segment_id[i].tolist() == segment_id
@@ -95,7 +95,7 @@ def batches(draw):
         "score_thresholds": draw(thresholds),
         "overlap_thresholds": draw(thresholds),
         "valid": valid,
-        "competitors": draw(st.sampled_from(["all", "confident"])),
+        "rule": draw(st.sampled_from(["official", "confident"])),
     }
 
 
@@ -105,24 +105,24 @@ def test_merge_equals_the_official_loop(case):
     check(**case)
 
 
-@pytest.mark.parametrize("competitors", ["all", "confident"])
-def test_merge_equals_the_official_loop_on_soft_masks(competitors):
+@pytest.mark.parametrize("rule", ["official", "confident"])
+def test_merge_equals_the_official_loop_on_soft_masks(rule):
     rng = np.random.default_rng(5)
     probs, scores = rng.random((4, 12, 7, 9)) ** 2, rng.random((4, 12))
     valid = np.ones((4, 7, 9), bool)
     valid[1, 5:], valid[2, :, 3:], valid[3] = False, False, False
     is_stuff = [False] * 8 + [True] * 4
-    merged = check(probs, scores, is_stuff, [0.0, 0.4, 0.9, 0.1], [0.0, 0.6, 0.05, 0.2], valid, competitors)
+    merged = check(probs, scores, is_stuff, [0.0, 0.4, 0.9, 0.1], [0.0, 0.6, 0.05, 0.2], valid, rule)
     assert merged.id_map[0].max() > 3
     assert merged.id_map[3].max() == 0
 
 
-@pytest.mark.parametrize("competitors", ["all", "confident"])
-def test_without_a_passing_thing_only_stuff_remains(competitors):
+@pytest.mark.parametrize("rule", ["official", "confident"])
+def test_without_a_passing_thing_only_stuff_remains(rule):
     probs = [[[[0.9, 0.6]], [[0.8, 0.9]], [[0.1, 0.7]]]]
-    merged = check(probs, [[0.2, 0.1, 0.3]], [False, False, True], [0.5], [0.0], competitors=competitors)
+    merged = check(probs, [[0.2, 0.1, 0.3]], [False, False, True], [0.5], [0.0], rule=rule)
     # Rejected things keep the first pixel from the stuff unless only confident kernels compete.
-    assert merged.id_map.tolist() == ([[[0, 1]]] if competitors == "all" else [[[1, 1]]])
+    assert merged.id_map.tolist() == ([[[0, 1]]] if rule == "official" else [[[1, 1]]])
 
 
 def test_nothing_passes():

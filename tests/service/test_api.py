@@ -196,6 +196,7 @@ def test_models_are_listed_with_what_they_can_do(http):
     assert newest["categories"][0] == {"id": 7, "name": "cell", "is_thing": True, "colour": [255, 0, 0]}
     assert newest["thresholds"] == {"score": 0.5, "overlap": 0.5}
     assert newest["most_things_per_tile"] == 11
+    assert (newest["merge"], newest["mask_quality"]) == ("official", False)
 
 
 def test_health_and_readiness_answer(http):

@@ -7,6 +7,7 @@ from service import artifact
 from service.artifact import ArtifactMetadata, Variant
 from service.errors import ArtifactError
 from service.repository import scan
+from service.settings import BUNDLED_REPOSITORY
 
 
 @pytest.fixture
@@ -30,9 +31,24 @@ def test_what_is_saved_is_loaded(metadata, folder):
 
 
 def test_a_newer_schema_is_refused_with_the_way_out(folder):
-    change(folder, schema_version=2, something_new=1)
-    with pytest.raises(ArtifactError, match="schema_version 2; this release reads up to 1"):
+    change(folder, schema_version=3, something_new=1)
+    with pytest.raises(ArtifactError, match="schema_version 3; this release reads up to 2"):
         artifact.load(folder)
+
+
+def test_an_older_schema_is_read(metadata, folder):
+    path = folder / "artifact.json"
+    content = json.loads(path.read_text())
+    for name in ("mask_upsample", "merge", "mask_quality"):
+        del content[name]
+    for name in ("shortest", "longest", "multiple"):
+        del content["geometry"][name]
+    path.write_text(json.dumps(content | {"schema_version": 1}))
+    assert artifact.load(folder) == metadata.model_copy(update={"schema_version": 1})
+
+
+def test_the_bundled_models_are_read():
+    assert scan(BUNDLED_REPOSITORY)
 
 
 @pytest.mark.parametrize(
@@ -98,8 +114,42 @@ def test_two_categories_of_one_name_or_id_are_refused(folder, tiny, what):
         artifact.load(folder)
 
 
-def test_canvas_sides_must_be_multiples_of_the_stride(folder):
-    change(folder, output_stride=4, geometry={"mode": "tile", "sizes": [30]})
+@pytest.mark.parametrize("kind", ["instance", "semantic"])
+def test_what_is_saved_of_another_kind_is_loaded(tiny, tmp_path, kind):
+    metadata = tiny.write_artifact(tmp_path, kind=kind, stride=8)
+    assert artifact.load(tmp_path / "tiny" / "1") == metadata
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"geometry": {"mode": "tile", "sizes": [64]}}, "fit or shortest_edge"),
+        ({"mask_upsample": 3}, "mask_upsample"),
+        ({"output_stride": 1, "mask_upsample": 2}, "mask_upsample 2 must be at most output_stride 1"),
+        ({"merge": "loud"}, "'official' or 'confident'"),
+        ({"categories": [{"id": 9, "name": "sky", "is_thing": False, "colour": [0, 0, 0]}]}, "not the stuff sky"),
+    ],
+)
+def test_what_an_instance_artifact_cannot_be_is_refused(tiny, tmp_path, values, words):
+    tiny.write_artifact(tmp_path, kind="instance", stride=4, mask_upsample=2)
+    folder = tmp_path / "tiny" / "1"
+    change(folder, **values)
+    with pytest.raises(ArtifactError, match=words):
+        artifact.load(folder)
+
+
+def test_enlarged_mask_logits_are_for_instance_artifacts(folder):
+    change(folder, output_stride=4, mask_upsample=2)
+    with pytest.raises(ArtifactError, match="is for instance artifacts; a panoptic one has 1"):
+        artifact.load(folder)
+
+
+@pytest.mark.parametrize(
+    "geometry",
+    [{"mode": "tile", "sizes": [30]}, {"mode": "shortest_edge", "shortest": 32, "longest": 64, "multiple": 2}],
+)
+def test_canvas_sides_must_be_multiples_of_the_stride(folder, geometry):
+    change(folder, output_stride=4, geometry=geometry)
     with pytest.raises(ArtifactError, match="multiple of output_stride"):
         artifact.load(folder)
 

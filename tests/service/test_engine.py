@@ -61,6 +61,18 @@ def test_engine_process_answers_like_the_session_inside(start_engine, tmp_path, 
     assert inside.segments == outside.segments
 
 
+@pytest.mark.parametrize("size", [(64, 96), (96, 64), (10, 7)])
+@pytest.mark.parametrize("kind", ["instance", "semantic"])
+def test_engine_has_room_for_every_canvas_of_every_kind(start_engine, tiny, tmp_path, kind, size):
+    engine = start_engine(kind=kind, geometry=tiny.SHORTEST_EDGE)
+    wait_until(lambda: engine.is_ready)
+    image = np.random.default_rng(0).integers(0, 3, (*size, 3), np.uint8)
+    session = OnnxSession(tmp_path / "tiny" / "1" / "model.onnx", threads=1)
+    inside, outside = (Segmenter(engine._metadata, each).segment(image) for each in (session, engine))
+    assert len(inside.segments) >= 3
+    assert inside.segments == outside.segments
+
+
 def test_results_stay_valid_after_the_next_run(start_engine):
     engine = start_engine()
     wait_until(lambda: engine.is_ready)

@@ -1,3 +1,4 @@
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given
@@ -5,7 +6,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from service.artifact import Geometry
-from service.geometry import cells_to_image, draw_canvases, make_plan, scale_image
+from service.geometry import cells_to_image, common_sizes, draw_canvases, make_plan, scale_image
+
+PAPER = Geometry(mode="shortest_edge", shortest=800, longest=1333, multiple=32)
 
 
 def tile_geometry(*sizes: int, overlap: int = 0, scale: float = 1.0) -> Geometry:
@@ -65,6 +68,62 @@ def test_fit_keeps_the_aspect_and_the_long_side_fits(size):
     assert abs(width - size[1] * ratio) <= 1
 
 
+@pytest.mark.parametrize(
+    ("image_size", "scaled_size", "canvas_size"),
+    [
+        ((480, 640), (800, 1067), (800, 1088)),
+        ((640, 480), (1067, 800), (1088, 800)),
+        ((1200, 400), (1333, 444), (1344, 448)),
+        ((427, 640), (800, 1199), (800, 1216)),
+        ((3000, 4000), (800, 1067), (800, 1088)),
+        ((1, 1), (800, 800), (800, 800)),
+        ((2, 3), (800, 1200), (800, 1216)),
+        ((1, 5000), (1, 1333), (32, 1344)),
+    ],
+)
+def test_shortest_edge_scales_as_the_paper_does(image_size, scaled_size, canvas_size):
+    plan = make_plan(image_size, PAPER, 8)
+    assert (plan.scaled_size, plan.canvas_size) == (scaled_size, canvas_size)
+    (tile,) = plan.tiles
+    assert (tile.top, tile.left, tile.height, tile.width) == (0, 0, *scaled_size)
+
+
+@given(size=st.tuples(st.integers(1, 3000), st.integers(1, 3000)))
+def test_shortest_edge_canvases_are_at_most_the_largest(size):
+    plan = make_plan(size, PAPER, 8)
+    assert all(side % 32 == 0 for side in plan.canvas_size)
+    assert min(plan.canvas_size) <= 800
+    assert max(plan.canvas_size) <= 1344
+    assert sorted(PAPER.largest_canvas) == [800, 1344]
+    assert all(0 <= canvas - side < 32 for canvas, side in zip(plan.canvas_size, plan.scaled_size, strict=True))
+
+
+@pytest.mark.parametrize("size", [(100, 150), (20, 30)])
+def test_shortest_edge_interpolates_whether_it_shrinks_or_grows(size):
+    image = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+    geometry = Geometry(mode="shortest_edge", shortest=64, longest=96, multiple=32)
+    scaled = scale_image(image, make_plan(size, geometry, 1))
+    np.testing.assert_array_equal(scaled, cv2.resize(image, (96, 64), interpolation=cv2.INTER_LINEAR))
+
+
+def test_fit_shrinks_by_area():
+    image = np.random.default_rng(0).integers(0, 256, (100, 150, 3), np.uint8)
+    scaled = scale_image(image, make_plan((100, 150), Geometry(mode="fit", size=(64, 96)), 1))
+    np.testing.assert_array_equal(scaled, cv2.resize(image, (96, 64), interpolation=cv2.INTER_AREA))
+
+
+@pytest.mark.parametrize(
+    ("geometry", "canvases"),
+    [
+        (PAPER, {(800, 1088), (1088, 800)}),
+        (tile_geometry(32, 64, scale=2.0), {(32, 32), (64, 64)}),
+        (Geometry(mode="fit", size=(32, 64)), {(32, 64)}),
+    ],
+)
+def test_common_sizes_have_the_common_canvases(geometry, canvases):
+    assert {make_plan(size, geometry, 1).canvas_size for size in common_sizes(geometry)} == canvases
+
+
 def test_canvas_holds_the_content_at_the_top_left_and_zeros_elsewhere():
     image = np.full((20, 40, 3), 7, np.uint8)
     plan = make_plan((20, 40), tile_geometry(32, 64), 2)
@@ -115,9 +174,19 @@ def test_cells_of_a_fitted_image_grow_to_its_pixels_by_nearest():
         {"mode": "fit"},
         {"mode": "fit", "size": [32, 32], "overlap": 4},
         {"mode": "fit", "size": [32, 32], "sizes": [32]},
+        {"mode": "fit", "size": [32, 32], "multiple": 32},
         {"mode": "shortest_edge", "size": [32, 32]},
+        {"mode": "shortest_edge", "shortest": 32, "longest": 64},
+        {"mode": "shortest_edge", "shortest": 65, "longest": 64, "multiple": 32},
+        {"mode": "shortest_edge", "shortest": 32, "longest": 64, "multiple": 0},
+        {"mode": "shortest_edge", "shortest": 32, "longest": 64, "multiple": 32, "scale": 2},
     ],
 )
 def test_senseless_geometry_is_refused(geometry):
     with pytest.raises(ValidationError):
         Geometry.model_validate(geometry)
+
+
+def test_geometry_of_two_modes_is_told_what_its_own_needs():
+    with pytest.raises(ValidationError, match="without size and with sizes and with overlap: it needs size"):
+        Geometry(mode="fit", sizes=(32,), overlap=4)

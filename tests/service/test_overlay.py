@@ -1,10 +1,13 @@
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from service import rle
 from service.artifact import ArtifactMetadata
+from service.instances import Instances
 from service.overlay import draw_overlay, panoptic_png
 from service.segments import from_id_map
 
@@ -49,6 +52,26 @@ def test_things_are_outlined_and_stuff_is_not(gray, segmentation, metadata):
     assert picture[2, 5, 0] > picture[5, 5, 0]
     np.testing.assert_array_equal(picture[12, 5], picture[15, 5])
     assert picture[15, 5, 2] > picture[15, 5, 1]  # stuff has its category's blue
+
+
+def test_the_best_of_overlapping_masks_is_on_top_and_outlined_whole(gray, metadata):
+    masks = np.zeros((2, 20, 40), np.int32)
+    masks[0, 5:15, 10:30] = 1
+    masks[1, :, :20] = 1
+    segments = [from_id_map(mask, [0], [score]).segments[0] for mask, score in zip(masks, (0.9, 0.8), strict=True)]
+    instances = Instances(
+        image_size=(20, 40),
+        segments=(segments[0], replace(segments[1], id=2)),
+        counts=tuple(rle.encode(mask, [1])[0] for mask in masks),
+    )
+    picture = draw_overlay(gray, instances, metadata, by_category=False).astype(int)
+    inside, shared, below = picture[10, 25], picture[10, 15], picture[10, 5]
+    np.testing.assert_array_equal(inside, shared)
+    assert (inside != below).any()
+    for outline in (picture[5, 15], picture[10, 10], picture[14, 25], picture[10, 29]):
+        np.testing.assert_array_equal(outline, picture[5, 25])
+        assert np.abs(outline - 100).sum() > np.abs(inside - 100).sum()
+    np.testing.assert_array_equal(picture[0, 30:], 100)
 
 
 def test_panoptic_png_holds_large_ids():

@@ -51,3 +51,14 @@ def test_no_ids_give_no_counts():
 def test_counts_that_make_no_mask_of_that_size_are_refused(counts, size):
     with pytest.raises(ValueError, match="RLE"):
         rle.decode(counts, size)
+
+
+@given(ID_MAPS)
+def test_runs_of_a_mask_make_its_counts(id_map):
+    counts = by_pycocotools(id_map == 1)
+    starts, ends = rle.decode_runs(counts, id_map.shape)
+    flat = np.zeros(id_map.size, bool)
+    for start, end in zip(starts, ends, strict=True):
+        flat[start:end] = True
+    np.testing.assert_array_equal(flat, (id_map == 1).T.ravel())
+    assert rle.encode_runs(starts, ends, id_map.size) == counts

@@ -2,6 +2,7 @@ import cv2
 import numpy as np
 import pytest
 
+from service import rle
 from service.artifact import Geometry
 from service.errors import ArtifactError, InvalidParameterError
 from service.segmenter import MAX_BATCH, Segmenter, image_statistics
@@ -130,10 +131,85 @@ def test_a_crowded_image_carries_a_warning(make_segmenter):
     assert segmenter.segment(image, score_threshold=0.5).warnings == ()
 
 
-def test_only_panoptic_artifacts_are_run(tiny, tmp_path):
-    metadata = tiny.write_artifact(tmp_path)
-    with pytest.raises(ArtifactError, match="semantic"):
-        Segmenter(metadata.model_copy(update={"kind": "semantic"}), None)
+def test_instance_masks_overlap_and_a_mask_may_come_twice(make_segmenter):
+    image = np.zeros((64, 80, 3), np.uint8)  # one canvas of 64 x 96, at its own scale
+    image[4:30, 6:40, 0] |= 1
+    image[20:50, 30:70, 0] |= 2
+    image[60:, 70:, 0] |= 4
+    segmenter = make_segmenter(kind="instance")
+    result = segmenter.segment(image)
+    assert summary(result) == [
+        (1, 0.9, 26 * 34, (6, 4, 34, 26)),
+        (0, 0.8, 30 * 40, (30, 20, 40, 30)),
+        (0, 0.7, 26 * 34, (6, 4, 34, 26)),
+        (1, 0.6, 40, (70, 60, 10, 4)),
+    ]
+    for counts, bit in zip(result.counts, (1, 2, 1, 4), strict=True):
+        np.testing.assert_array_equal(rle.decode(counts, (64, 80)), image[..., 0] & bit > 0)
+    assert result.warnings == ()
+    assert set(segmenter.session.requests[0]) == {"image", "valid_size"}
+
+
+@pytest.mark.parametrize(("size", "stride", "upsample"), [((61, 47), 4, 2), ((37, 151), 2, 2), ((300, 211), 2, 1)])
+def test_instance_masks_of_odd_sizes_lie_where_they_were_drawn(make_segmenter, size, stride, upsample):
+    image = np.zeros((*size, 3), np.uint8)
+    window = slice(size[0] // 4, 3 * size[0] // 4), slice(size[1] // 4, 3 * size[1] // 4)
+    image[..., 0][window] = 4
+    result = make_segmenter(kind="instance", stride=stride, mask_upsample=upsample).segment(image)
+    (counts,) = (c for c, segment in zip(result.counts, result.segments, strict=True) if round(segment.score, 2) == 0.6)
+    drawn, found = image[..., 0] == 4, rle.decode(counts, size)
+    assert (drawn & found).sum() / (drawn | found).sum() > 0.8
+
+
+@pytest.mark.parametrize(("threshold", "count"), [(None, 2), (0.0, 2), (0.85, 1), (1.0, 0)])
+def test_instance_score_threshold_of_the_request_is_used(make_segmenter, threshold, count):
+    image = np.full((64, 64, 3), 1, np.uint8)
+    segmenter = make_segmenter(kind="instance")
+    assert len(segmenter.segment(image, score_threshold=threshold).segments) == count
+
+
+def test_semantic_segments_are_the_classes_present_without_void(make_segmenter):
+    image = np.zeros((50, 40, 3), np.uint8)
+    image[10:20, 5:15, 0] = 2
+    image[40:, 30:, 0] = 2
+    result = make_segmenter(kind="semantic").segment(image)
+    assert [(s.id, s.class_index, s.area) for s in result.segments] == [(1, 0, 1800), (2, 2, 200)]
+    np.testing.assert_array_equal(result.id_map, np.where(image[..., 0] == 2, 2, 1))
+
+
+@pytest.mark.parametrize("stride", [1, 4])
+def test_tiled_classes_equal_the_untiled_ones(make_segmenter, stride):
+    image = random_scene(1, stride)
+    image[..., 0] %= 3
+    whole = make_segmenter(kind="semantic", geometry=ONE_CANVAS, stride=stride).segment(image)
+    segmenter = make_segmenter(kind="semantic", geometry=TILES, stride=stride)
+    tiled = segmenter.segment(image)
+    assert len(segmenter.session.requests) > 1
+    np.testing.assert_array_equal(tiled.id_map, image[..., 0] + 1)
+    np.testing.assert_array_equal(tiled.id_map, whole.id_map)
+    assert tiled.segments == whole.segments
+
+
+def test_classes_of_a_scaled_image_cover_the_posted_size(make_segmenter, tiny):
+    image = np.zeros((201, 67, 3), np.uint8)
+    image[100:] = 1
+    result = make_segmenter(kind="semantic", geometry=tiny.SHORTEST_EDGE, stride=4).segment(image)
+    assert result.id_map.shape == (201, 67)
+    assert (result.id_map[:95] == 1).all()
+    assert (result.id_map[105:] == 2).all()
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "words"),
+    [
+        ("instance", "overlap_threshold", "takes score_threshold"),
+        ("semantic", "score_threshold", "takes neither"),
+        ("semantic", "overlap_threshold", "takes neither"),
+    ],
+)
+def test_thresholds_that_the_kind_does_not_use_are_refused(make_segmenter, scene, kind, name, words):
+    with pytest.raises(InvalidParameterError, match=f"of kind {kind} and has no {name}; it {words}"):
+        make_segmenter(kind=kind).segment(scene, **{name: 0.5})
 
 
 def test_a_file_that_is_no_graph_is_refused(tmp_path):

@@ -54,6 +54,7 @@ def make_output(config, batch, num_kernels=None):
     seeded = config.first_kernels == "seeded"
     return KNetOutput(
         tuple(leaf(batch, num_kernels, mask, mask) for _ in range(config.num_stages + 1)),
+        leaf(batch, num_kernels, feature, feature),
         tuple(leaf(batch, num_kernels, config.num_classes) for _ in range(config.num_stages)),
         leaf(batch, config.num_classes, feature, feature),
         leaf(batch, 1, feature, feature) if seeded else None,

@@ -77,18 +77,6 @@ def test_cross_entropy_cost_is_over_the_targets_area_and_bounded():
     assert (cost[2] == 20).all()
 
 
-def test_costs_are_the_official_ones(components):
-    arrays = {name: torch.from_numpy(value) for name, value in components.items()}
-    arguments = (arrays["pred_logits"], arrays["cls_logits"], arrays["gt_masks"], arrays["gt_labels"].long())
-    expected = {
-        "cost_focal_w2": MatcherConfig(class_weight=2, mask_weight=0, dice_weight=0),
-        "cost_mask_w1": MatcherConfig(class_weight=0, mask_weight=1, dice_weight=0),
-        "cost_dice_w4": MatcherConfig(class_weight=0, mask_weight=0, dice_weight=4),
-    }
-    for name, config in expected.items():
-        torch.testing.assert_close(cost_matrix(*arguments, config), arrays[name], rtol=1e-12, atol=1e-12)  # float64
-
-
 @pytest.mark.parametrize("seed", range(5))
 def test_kernels_out_of_use_are_never_matched(seed):
     masks, class_logits, targets, target_class = make_case(6, 3, seed)

@@ -129,7 +129,8 @@ def test_a_run_leaves_a_checkpoint_with_its_scores(run_config, data, tmp_path):
     network, averaged = load(tmp_path), trainer.averaged()
     assert all(torch.equal(a, b) for a, b in zip(network.parameters(), averaged.parameters(), strict=True))
     assert not any(
-        torch.equal(a, b) for a, b in zip(network.fpn.parameters(), trainer.network.fpn.parameters(), strict=True)
+        torch.equal(a, b)
+        for a, b in zip(network.neck.fpn.parameters(), trainer.network.neck.fpn.parameters(), strict=True)
     )
     assert json.loads((tmp_path / METRICS).read_text())["step"] == 6
     assert json.loads((tmp_path / RUN).read_text()) == json.loads(run_config.to_json())

@@ -1,0 +1,160 @@
+"""Golden files of the official code, found by their names, and the table of differences that a run ends with.
+
+`pytest tests/parity --golden DIR` takes DIR instead of the numbers kept beside the repository. File names say what they
+hold: CONFIG__INPUT.npz (forward), train__CONFIG[__CASE].json, .npz and __grads.tsv (training), components.npz.
+"""
+
+import importlib.util
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+
+from export.official_names import to_ours
+from model.knet import KNet
+from model.official import OFFICIAL
+
+# float64 on both sides; golden arrays are stored as float32.
+TOLERANCE = 1e-6
+LARGE = re.compile("swin-l|deeplabv3|pspnet")
+ROWS = pytest.StashKey[list]()
+
+
+@dataclass
+class Differences:
+    """Compares arrays of one golden file and remembers how far apart they are."""
+
+    configuration: str
+    case: str
+    rows: list
+    failures: list[str] = field(default_factory=list)
+
+    def compare(self, name: str, ours, golden, scale: float | None = None) -> None:
+        """Largest absolute difference over the golden array's largest value (or `scale`), at most TOLERANCE."""
+        ours = ours.detach().numpy() if isinstance(ours, torch.Tensor) else np.asarray(ours)
+        if ours.size == golden.size == 0:
+            self._note(name, "equal", True)
+        elif ours.shape != golden.shape:
+            self._note(name, f"shape {ours.shape}, not {golden.shape}", False)
+        elif golden.dtype.kind in "iub":
+            share = float((ours != golden).mean()) if golden.size else 0.0
+            self._note(name, "equal" if share == 0 else f"{share:.2%} differ", share == 0)
+        else:
+            largest = np.abs(ours - golden.astype(np.float64)).max() if golden.size else 0.0
+            relative = largest / max(np.abs(golden).max() if scale is None else scale, 1e-30)
+            self._note(name, f"{relative:.1e}", bool(relative <= TOLERANCE))
+
+    def compare_loss(self, name: str, ours: float, golden: float) -> None:
+        """|ours - golden| over max(|ours|, 1e-6)."""
+        relative = abs(ours - golden) / max(abs(ours), 1e-6)
+        self._note(name, f"{relative:.1e}", relative <= TOLERANCE)
+
+    def fail(self, name: str, why: str) -> None:
+        self._note(name, why, False)
+
+    def _note(self, name: str, text: str, passed: bool) -> None:
+        self.rows.append((self.configuration, self.case, name, text if passed else f"{text}  FAILED"))
+        if not passed:
+            self.failures.append(f"{name}: {text}")
+
+    def require(self) -> None:
+        assert not self.failures, f"{self.configuration} {self.case}: " + "; ".join(self.failures)
+
+
+@dataclass(frozen=True)
+class Golden:
+    """One golden file: its configuration, and its input or case."""
+
+    path: Path
+    configuration: str
+    case: str
+
+
+def pytest_configure(config):
+    config.stash[ROWS] = []
+    config.addinivalue_line("markers", "golden(pattern): runs once for each golden file of such a name")
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    rows = config.stash.get(ROWS, [])
+    if not rows:
+        return
+    rows = [("configuration", "input or case", "array", "largest relative difference"), *rows]
+    widths = [max(len(row[i]) for row in rows) for i in range(3)]
+    terminalreporter.section("parity with the official code")
+    for row in rows:
+        terminalreporter.write_line("  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[3]]))
+
+
+def found(config, pattern: str) -> list[Golden]:
+    """Golden files whose whole name matches; groups are the configuration and the case."""
+    folder = config.golden_folder
+    matches = ((path, re.fullmatch(pattern, path.name)) for path in sorted(folder.glob("*")))
+    return [Golden(path, m[1], m[2] or "") for path, m in matches if m]
+
+
+def pytest_generate_tests(metafunc):
+    """Tests marked golden(PATTERN) run once for each file whose name the pattern matches."""
+    marker = metafunc.definition.get_closest_marker("golden")
+    if marker is None:
+        return
+    pattern = marker.args[0]
+    files = found(metafunc.config, pattern)
+    parameters = [
+        pytest.param(
+            one,
+            id=f"{one.configuration}-{one.case}".strip("-"),
+            marks=[pytest.mark.slow] if LARGE.search(one.configuration) else [],
+        )
+        for one in files
+    ]
+    if not parameters:
+        reason = f"no golden file in {metafunc.config.golden_folder} has a name like {pattern}"
+        parameters = [pytest.param(None, marks=pytest.mark.skip(reason=reason), id="none")]
+    metafunc.parametrize("golden", parameters)
+
+
+@pytest.fixture(scope="session")
+def tools() -> ModuleType:
+    """The module beside this file; test folders are no packages, so that it cannot be imported by name."""
+    spec = importlib.util.spec_from_file_location("tools", Path(__file__).with_name("tools.py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def differences(golden, request) -> Differences:
+    return Differences(golden.configuration, golden.case, request.config.stash[ROWS])
+
+
+@pytest.fixture
+def arrays(golden) -> dict[str, np.ndarray]:
+    with np.load(golden.path) as file:
+        return {name: file[name] for name in file}
+
+
+@pytest.fixture
+def official_state(golden, official_weights: ModuleType, parity_folder: Path) -> dict[str, torch.Tensor]:
+    """The rule's weights under the official names."""
+    table = official_weights.read_keys(parity_folder / "keys" / f"{golden.configuration}.tsv")
+    return {name: torch.from_numpy(value) for name, value in official_weights.make_state(table).items()}
+
+
+@pytest.fixture
+def network(golden, official_state) -> KNet:
+    """The configuration in float64, with the rule's weights, loaded as the importer does; nothing is dropped out."""
+    assert golden.configuration in OFFICIAL, f"{golden.configuration} is no official configuration"
+    config = OFFICIAL[golden.configuration]()
+    network = KNet(config)
+    network.load_state_dict(to_ours(official_state, config), strict=True)
+    for module in network.modules():
+        if isinstance(module, torch.nn.Dropout2d):
+            module.p = 0.0
+        if hasattr(module, "drop_prob"):
+            module.drop_prob = 0.0
+    return network.double().eval()

@@ -1,0 +1,113 @@
+"""Panoptic and instance K-Nets against the official code's forward pass and results."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from model.instance import best_instances, instance_scores
+from model.merge import merge
+from model.panoptic import classify
+
+VOID = 133
+
+
+@pytest.mark.golden(r"(knet_s3_.*_coco(?:-panoptic)?)__(.*)\.npz")
+def test_every_part_is_the_official_one(golden, network, arrays, official_weights, differences, tools):
+    seen = tools.capture(network, tools.make_input(official_weights, golden.case))
+    head, output = seen["head"], seen["output"]
+    ours = {
+        "backbone_stats": tools.stats(seen["backbone"]),
+        "fpn_stats": tools.stats(seen["fpn"]),
+        "semantic_fpn_stats": tools.stats(seen["neck"]),
+        "loc_feat_crop": seen["neck"][0][:, :8],
+        "seg_feat_crop": seen["neck"][1][:, :8],
+        "x_feats_stats": tools.stats([head.features]),
+        "x_feats_crop": head.features[:, :8],
+        "init_mask_preds": head.kernels.mask_logits,
+        "seg_preds": head.seg_logits,
+        "init_proposal_feats": tools.as_official(head.kernels.weights),
+    }
+    inputs = [head.kernels.mask_logits]
+    for i in range(len(network.stages)):
+        kernels, class_logits = seen[f"s{i}"]
+        inputs.append(kernels.mask_logits)
+        ours |= {
+            f"s{i}_cls_score": class_logits,
+            f"s{i}_mask_preds": kernels.mask_logits,
+            f"s{i}_object_feats": tools.as_official(kernels.weights),
+        }
+    ours["mask_margins"] = np.array([margins(logits) for logits in inputs[:-1]])
+    result = panoptic_arrays if network.config.kind == "panoptic" else instance_arrays
+    ours |= result(network.config, output, arrays, tools)
+    for name, expected in arrays.items():
+        if name.endswith("_shapes"):
+            continue
+        if name not in ours:
+            differences.fail(name, "the test knows no such array")
+        elif name == "mask_margins":
+            # A column at a time: distance to zero, two counts, a share and a deviation.
+            for column, what in enumerate(("min", "below 1e-4", "below 1e-5", "share", "std")):
+                differences.compare(f"{name} {what}", ours[name][:, column], expected[:, column], scale=1.0)
+        else:
+            differences.compare(name, ours[name], expected)
+    differences.require()
+
+
+def margins(logits: torch.Tensor) -> list[float]:
+    """How near the hard masks' threshold the logits come."""
+    distance = logits.abs()
+    counts = [float((distance < limit).sum()) for limit in (1e-4, 1e-5)]
+    return [float(distance.min()), *counts, float((logits > 0).double().mean()), float(logits.std())]
+
+
+def enlarged(output, shapes=None) -> torch.Tensor:
+    """Mask probabilities as the official code enlarges them: to the padded input, cut, to the original size."""
+    probs = output.mask_logits[-1].sigmoid()
+    size = [4 * side for side in probs.shape[-2:]]
+    probs = F.interpolate(probs, size, mode="bilinear", align_corners=False)
+    if shapes is None:
+        return probs
+    (height, width, _), (original_height, original_width, _) = shapes.tolist()
+    cut = probs[..., :height, :width]
+    return F.interpolate(cut, (original_height, original_width), mode="bilinear", align_corners=False)
+
+
+def panoptic_arrays(config, output, arrays, tools) -> dict:
+    class_index, score, is_stuff = classify(config, output)
+    probs = enlarged(output)
+
+    def official_map(probs, score_threshold: float, overlap_threshold: float) -> np.ndarray:
+        """label + 1000 * running number; 133 is void."""
+        thresholds = (torch.tensor([value], dtype=torch.float64) for value in (score_threshold, overlap_threshold))
+        merged = merge(probs, score, is_stuff, *thresholds, rule=config.merge)
+        value = torch.full((int(merged.id_map.max()) + 1,), VOID)
+        kept = merged.segment_id[0] > 0
+        numbers = merged.segment_id[0][kept].long()
+        value[numbers] = class_index[0][kept] + 1000 * (numbers - 1)
+        return value[merged.id_map[0].long()].numpy()
+
+    return {
+        "pan_official": official_map(probs, config.score_threshold, config.overlap_threshold),
+        "pan_relaxed": official_map(probs, 0.95, 0.03),
+        "pan_padded_relaxed": official_map(enlarged(output, arrays["pan_padded_shapes"]), 0.95, 0.03),
+        "pan_scores": score[0],
+        "pan_labels": class_index[0].int(),
+        "pan_prob_stats": tools.stats([probs]),
+    }
+
+
+def instance_arrays(config, output, arrays, tools) -> dict:
+    scores, labels, kernels = (
+        x[0] for x in best_instances(instance_scores(output, rescore=False), config.max_instances)
+    )
+    result = {}
+    for prefix, shapes in (("ins", None), ("ins_padded", arrays["ins_padded_shapes"])):
+        masks = enlarged(output, shapes)[0][kernels] > 0.5
+        result |= {
+            f"{prefix}_scores": scores,
+            f"{prefix}_labels": labels.int(),
+            f"{prefix}_mask_area": masks.sum(dim=(1, 2)).int(),
+            f"{prefix}_masks_packed": np.packbits(masks.numpy(), axis=-1),
+        }
+    return result
