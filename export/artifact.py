@@ -3,8 +3,8 @@
 import json
 import shutil
 import tempfile
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -39,6 +39,7 @@ def export_artifact(
     provenance: dict[str, Any],
     console: Console,
     deformable: Deformable = "operator",
+    changes: Mapping[str, Any] | None = None,
 ) -> ArtifactMetadata:
     """Write the artifact of a checkpoint.
 
@@ -49,6 +50,8 @@ def export_artifact(
         provenance: where the model is from (command, data, licence), for `artifact.json`.
         deformable: deformable convolutions as the ONNX operator (opset 19), or "grid_sample": as GridSample and
             matrix products (opset 18), for engines without the operator.
+        changes: fields of the network's config that decide how it is served (merge, geometry, thresholds); None leaves
+            a field as it is.
 
     Raises:
         ValueError: the checkpoint, an image or the name of `out` is no good.
@@ -62,6 +65,7 @@ def export_artifact(
     if not images:
         raise ValueError("no images to verify with; name a file or folder of real ones with --images")
     network = load(folder)
+    network.config = replace(network.config, **{k: v for k, v in (changes or {}).items() if v is not None})
     fold_batch_norms(network)
     round_weights(network)
     if deformable == "grid_sample":

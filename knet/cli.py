@@ -9,6 +9,7 @@ import typer
 
 Split = Literal["train", "val"]
 Deformable = Literal["operator", "grid_sample"]
+Merge = Literal["official", "confident"]
 
 app = typer.Typer(
     help="K-Net image segmentation: train, evaluate, export, serve.",
@@ -122,6 +123,19 @@ def export(
         Deformable,
         typer.Option(help="Deformable convolutions as the ONNX operator, or by sampling, for engines without it."),
     ] = "operator",
+    merge: Annotated[
+        Merge | None,
+        typer.Option(help="Every kernel competes for a pixel (official), or only those above the score threshold."),
+    ] = None,
+    mask_quality: Annotated[
+        bool | None,
+        typer.Option(
+            "--mask-quality/--no-mask-quality", help="Multiply scores by the mean probability inside the mask."
+        ),
+    ] = None,
+    canvas: Annotated[
+        str | None, typer.Option(help="HEIGHTxWIDTH that every image is fitted to, such as 800x1216.")
+    ] = None,
     data_name: Annotated[str | None, typer.Option(help="What it was trained on, for artifact.json.")] = None,
     licence: Annotated[str | None, typer.Option(help="Licence of the weights, for artifact.json.")] = None,
 ) -> None:
@@ -136,8 +150,17 @@ def export(
 
         given = {"data": data_name, "licence": licence, "checkpoint": checkpoint.name}
         provenance = {name: value for name, value in given.items() if value is not None}
+        changes: dict[str, Any] = {"merge": merge, "mask_quality": mask_quality}
+        if canvas is not None:
+            changes |= {"geometry": "fit", "canvas_sizes": _canvas(canvas), "tile_overlap": 0}
         export_artifact(
-            checkpoint, out, images_below(images), provenance=provenance, console=Console(), deformable=deformable
+            checkpoint,
+            out,
+            images_below(images),
+            provenance=provenance,
+            console=Console(),
+            deformable=deformable,
+            changes=changes,
         )
         typer.echo(f"wrote {out}")
 
@@ -177,6 +200,14 @@ def convert(
         from training.nuclei import convert as convert_nuclei
 
         convert_nuclei(source, out)
+
+
+def _canvas(text: str) -> tuple[int, int]:
+    """Height and width of HEIGHTxWIDTH."""
+    height, by, width = text.lower().partition("x")
+    if not (height.isdecimal() and by and width.isdecimal()):
+        raise ValueError(f"--canvas is {text!r}; legal: HEIGHTxWIDTH, such as 800x1216")
+    return int(height), int(width)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from typing import Any, cast
 import timm
 import torch.nn.functional as F
 from timm.layers.conv2d_same import Conv2dSame
+from timm.models.resnet import Bottleneck
 from torch import Tensor, nn
 
 from model.config import BackboneConfig
@@ -71,9 +72,9 @@ def _freeze(body: nn.Module, last: str) -> None:
 def _make_deformable(stage: nn.Module, backbone: str) -> None:
     """Replace the 3x3 convolution of each bottleneck block, strides included."""
     for block in stage.children():
-        conv = getattr(block, "conv2", None)
-        if not isinstance(conv, nn.Conv2d) or conv.kernel_size != (3, 3) or conv.groups != 1:
+        if not isinstance(block, Bottleneck) or block.conv2.groups != 1:
             raise ValueError(f"backbone {backbone!r} has no bottleneck blocks to make deformable")
+        conv = block.conv2
         block.conv2 = DeformableConv2d(
             conv.in_channels,
             conv.out_channels,

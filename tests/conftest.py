@@ -1,3 +1,4 @@
+import dataclasses
 import importlib.util
 import os
 from pathlib import Path
@@ -88,6 +89,41 @@ def seeded_config(categories) -> KNetConfig:
         tile_overlap=16,
         output_stride=2,
         overlap_threshold=0.5,
+    )
+
+
+@pytest.fixture(scope="session")
+def instance_config(learned_config) -> KNetConfig:
+    """The paper's instance form, tiny, in the geometry of the official configurations."""
+    return dataclasses.replace(
+        learned_config,
+        kind="instance",
+        categories=learned_config.categories[:2],
+        padding_in_masks=True,
+        max_instances=8,
+        geometry="shortest_edge",
+        canvas_sizes=(64, 128),
+        output_stride=8,
+    )
+
+
+@pytest.fixture(scope="session")
+def semantic_config(learned_config) -> KNetConfig:
+    """The paper's semantic form, tiny: kernels of two parts on a UPerNet, with classes in any order."""
+    return dataclasses.replace(
+        learned_config,
+        kind="semantic",
+        categories=learned_config.categories[::-1],
+        neck="uper",
+        feature_stride=4,
+        mask_upsample=1,
+        norm="batch",
+        dropout=0.1,
+        auxiliary=True,
+        num_kernels=0,
+        num_training_kernels=0,
+        update_channels=16,
+        output_stride=2,
     )
 
 

@@ -22,17 +22,20 @@ class Exported:
 
 
 @pytest.fixture(scope="session")
-def exported(tmp_path_factory, learned_config, seeded_config) -> dict[str, Exported]:
-    """One artifact of each form of first kernels, of random weights that make many segments."""
+def exported(tmp_path_factory, learned_config, seeded_config, instance_config, semantic_config) -> dict[str, Exported]:
+    """One artifact of each form of first kernels and of each kind, of random weights that make many segments."""
     artifacts = {}
-    for name, config in (("learned", learned_config), ("seeded", seeded_config)):
+    configs = {"learned": learned_config, "seeded": seeded_config}
+    configs |= {"instance": instance_config, "semantic": semantic_config}
+    for name, config in configs.items():
         torch.manual_seed(0)
         network = KNet(config).eval()
         with torch.no_grad():
             for parameter in network.kernel_head.parameters():
                 parameter.add_(torch.randn_like(parameter) * 0.2)
             for stage in network.stages:
-                stage.class_branch.output.bias.fill_(0.0)
+                if stage.class_branch is not None:
+                    stage.class_branch.output.bias.fill_(0.0)
         checkpoint = tmp_path_factory.mktemp(name)
         save(network, checkpoint)
         folder = tmp_path_factory.mktemp("repository") / name / "1"

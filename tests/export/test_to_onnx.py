@@ -9,14 +9,15 @@ from rich.console import Console
 from export.artifact import GRAPH, export_artifact, images_below
 from export.to_onnx import FORBIDDEN, ExportError, round_weights
 from model.knet import KNet
-from model.panoptic import PanopticModel, PanopticOutput
+from model.served import ServedModel, make_served, output_names
 from service import artifact
 from service.session import OnnxSession
+from training.evaluate import TorchSession
 
 IMAGES = Path(__file__).parent.parent / "data" / "nuclei" / "images" / "train"
 
 
-@pytest.fixture(params=["learned", "seeded"])
+@pytest.fixture(params=["learned", "seeded", "instance", "semantic"])
 def one(request, exported):
     return exported[request.param]
 
@@ -29,13 +30,13 @@ def test_graph_has_the_contracts_inputs_and_outputs(one):
     expected = {
         "image": np.uint8,
         "valid_size": np.int32,
-        "score_threshold": np.float32,
-        "overlap_threshold": np.float32,
     }
+    if one.network.config.kind == "panoptic":
+        expected |= {"score_threshold": np.float32, "overlap_threshold": np.float32}
     if one.network.config.normalisation == "image":
         expected |= {"pixel_mean": np.float32, "pixel_std": np.float32}
     assert inputs == {name: np.dtype(kind) for name, kind in expected.items()}
-    assert [value.name for value in graph.output] == list(PanopticOutput._fields)
+    assert [value.name for value in graph.output] == output_names(make_served(one.network))
 
 
 def test_graph_has_no_operator_that_engines_refuse(one):
@@ -62,10 +63,12 @@ def test_weights_are_stored_as_fp16(one):
 
 def test_sizes_and_batches_other_than_the_traced_ones_equal_pytorch(one):
     config = one.network.config
-    model = PanopticModel(one.network).eval()
-    session = OnnxSession(one.folder / GRAPH, threads=1)
+    reference, session = TorchSession(one.network), OnnxSession(one.folder / GRAPH, threads=1)
     rng = np.random.default_rng(0)
-    for batch, height, width in ((1, 64, 96), (3, 128, 64)):
+    sizes = [(1, 64, 96), (3, 128, 64)]
+    if config.geometry == "shortest_edge":
+        sizes.append((1, 32, 160))  # a long, thin image
+    for batch, height, width in sizes:
         inputs = {
             "image": rng.integers(0, 256, (batch, height, width, 3), dtype=np.uint8),
             "valid_size": np.array([[height, width], [height - 9, width - 30], [40, 33]], np.int32)[:batch],
@@ -77,21 +80,23 @@ def test_sizes_and_batches_other_than_the_traced_ones_equal_pytorch(one):
                 "pixel_mean": np.array([127, 90, 140], np.float32)[:batch],
                 "pixel_std": np.array([70, 60, 50], np.float32)[:batch],
             }
-        with torch.inference_mode():
-            expected = model(**{name: torch.from_numpy(value) for name, value in inputs.items()})
-        found = session.run(inputs)
-        # Random weights make near-ties; nearly all pixels must agree all the same.
-        assert (found["id_map"] == expected.id_map.numpy()).mean() > 0.995
-        np.testing.assert_allclose(found["score"], expected.score.numpy(), atol=2e-4)
+        expected, found = reference.run(inputs), session.run(inputs)
+        assert list(found) == list(expected)
+        for name in {"id_map", "class_map"} & set(found):
+            # Random weights make near-ties; nearly all pixels must agree all the same.
+            assert (found[name] == expected[name]).mean() > 0.995
+        for name in {"score", "mask_logits"} & set(found):
+            np.testing.assert_allclose(found[name], expected[name], atol=2e-4 * max(1, np.abs(expected[name]).max()))
 
 
 def test_artifact_describes_the_graph(one):
     metadata = artifact.load(one.folder)
     artifact.verify_files(one.folder, metadata)
     assert metadata.name == one.folder.parent.name
-    assert metadata.num_slots == one.network.config.num_kernels + one.network.config.num_stuff
+    config = one.network.config
+    assert (metadata.kind, metadata.num_slots, metadata.merge) == (config.kind, config.num_slots, config.merge)
     assert metadata.variants[0].accuracy["pixel_difference"] <= 1e-3
-    assert [category.name for category in metadata.categories] == ["cell", "dot", "ground", "glass"]
+    assert [category.name for category in metadata.categories] == [category.name for category in config.categories]
 
 
 def test_existing_version_is_not_overwritten(one):
@@ -102,12 +107,13 @@ def test_existing_version_is_not_overwritten(one):
 def test_graph_that_answers_otherwise_is_refused_and_leaves_nothing_behind(one, tmp_path, monkeypatch):
     """A real fault: the graph of another network, whose masks are turned around."""
 
-    def export_other(model: PanopticModel, path: Path) -> None:
+    def export_other(model: ServedModel, path: Path) -> onnx.ModelProto:
         graph = onnx.load(one.folder / GRAPH)
         for node in graph.graph.node:
             if node.op_type == "Sigmoid":
                 node.op_type = "Neg"
         onnx.save(graph, path)
+        return graph
 
     monkeypatch.setattr("export.artifact.export_onnx", export_other)
     with pytest.raises(ExportError, match="does not answer as PyTorch does"):
@@ -122,3 +128,18 @@ def test_rounding_leaves_vectors_and_moves_matrices_to_fp16(learned_config):
     matrix = network.stages[0].mask_branch.output.weight
     assert torch.equal(matrix, matrix.half().float())
     assert torch.equal(network.kernel_head.localisation[1].weight, norm)
+
+
+def test_how_it_is_served_may_be_changed_when_it_is_exported(exported, tmp_path):
+    changes = {"merge": "confident", "mask_quality": True, "geometry": "fit", "canvas_sizes": (96, 128), "kind": None}
+    metadata = export_artifact(
+        exported["learned"].checkpoint,
+        tmp_path / "m" / "1",
+        images_below(IMAGES),
+        provenance={},
+        console=Console(),
+        changes=changes,
+    )
+    assert (metadata.merge, metadata.mask_quality, metadata.geometry.size) == ("confident", True, (96, 128))
+    graphs = [onnx.load(folder / GRAPH).graph for folder in (exported["learned"].folder, tmp_path / "m" / "1")]
+    assert len(graphs[0].node) < len(graphs[1].node)

@@ -1,9 +1,11 @@
 import dataclasses
 import json
+import re
 
 import pytest
 
 from model.config import BackboneConfig, Category, KNetConfig, knet_nuclei, knet_r50
+from model.official import OFFICIAL
 
 ILLEGAL = [
     ("normalisation", "none", "imagenet, image"),
@@ -66,6 +68,53 @@ def test_an_illegal_value_is_named_with_what_is_legal(learned_config, name, valu
 def test_an_illegal_value_of_the_backbone_is_named_with_what_is_legal(name, value, legal):
     with pytest.raises(ValueError, match=rf"backbone\.{name} is .*; legal: .*{legal}"):
         BackboneConfig(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "legal"),
+    [
+        ("neck", "semantic_fpn", "fcn, psp, aspp, uper for kind semantic"),
+        ("feature_stride", 8, "with neck uper: 4"),
+        ("backbone", BackboneConfig(name="resnet50c", max_stride=8), "uper needs a backbone of max_stride 32"),
+        ("mask_upsample", 2, "for kind semantic: 1"),
+        ("num_kernels", 3, "for kind semantic: 0"),
+        ("dropout", 1.0, "0..1"),
+        ("first_kernels", "seeded", "for kind instance and semantic: learned"),
+        ("output_stride", 8, "divisors of 4"),
+        ("categories", (), "at least one"),
+    ],
+)
+def test_a_semantic_network_has_its_own_rules(semantic_config, name, value, legal):
+    with pytest.raises(ValueError, match=re.escape(legal)):
+        dataclasses.replace(semantic_config, **{name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "legal"),
+    [
+        ("output_stride", 4, "the feature stride 8"),
+        ("geometry", "tile", "for kind instance: fit, shortest_edge"),
+        ("padding_in_masks", False, "for kind instance, enlarged by the host: True"),
+        ("canvas_sizes", (128, 64), "shortest, longest side"),
+        ("canvas_sizes", (64,), "shortest, longest side"),
+    ],
+)
+def test_an_instance_network_has_its_own_rules(instance_config, name, value, legal):
+    with pytest.raises(ValueError, match=re.escape(legal)):
+        dataclasses.replace(instance_config, **{name: value})
+
+
+def test_an_instance_network_knows_things_alone(instance_config, learned_config):
+    with pytest.raises(ValueError, match="kind instance must be things"):
+        dataclasses.replace(instance_config, categories=learned_config.categories)
+
+
+@pytest.mark.parametrize("name", OFFICIAL)
+def test_json_gives_the_same_official_config(name):
+    config = OFFICIAL[name]()
+    assert KNetConfig.from_json(config.to_json()) == config
+    slots = {"panoptic": 153, "instance": 100, "semantic": 150}
+    assert config.num_slots == slots[config.kind]
 
 
 @pytest.mark.parametrize("order", [[2, 0], [2], []])
