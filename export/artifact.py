@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from export.deformable import sample_deformable
+from export.errors import ExportError
 from export.fold import fold_batch_norms
 from export.official import IMPORTED
-from export.to_onnx import ExportError, export_onnx, round_weights
+from export.to_onnx import export_onnx, round_weights
 from export.verify import MAX_PIXEL_DIFFERENCE, MAX_SCORE_DIFFERENCE, SCORE_TOLERANCE, Comparison, compare
 from model.checkpoint import load
 from model.served import make_served

@@ -124,7 +124,7 @@ def recognise(file: OfficialFile, configuration: str | None = None) -> Recognise
     compared = {name: _compare(file.state, make(), swin) for name, make in wanted.items()}
     fitting = tuple(name for name, comparison in compared.items() if comparison.fits)
     if not fitting:
-        nearest = min(compared, key=lambda name: compared[name].count)
+        nearest = min(compared, key=lambda name: (-compared[name].num_fitting, compared[name].count))
         raise ValueError(
             f"the file fits {'no official configuration' if configuration is None else 'not'}: "
             f"{'the nearest, ' if configuration is None else ''}{nearest}, {compared[nearest].describe()}"
@@ -156,6 +156,7 @@ class _Comparison:
     unknown: list[str]
     misshapen: list[str]
     unused: dict[str, str]
+    num_fitting: int  # tensors
 
     @property
     def count(self) -> int:
@@ -194,7 +195,7 @@ def _compare(state: Mapping[str, Tensor], config: KNetConfig, swin: SwinNaming) 
             unused[name] = reason
         else:
             unknown.append(name)
-    return _Comparison(missing, unknown, misshapen, unused)
+    return _Comparison(missing, unknown, misshapen, unused, len(expected) - len(missing) - len(misshapen))
 
 
 def _derived(name: str, state: Mapping[str, Tensor]) -> str | None:

@@ -12,6 +12,7 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 
 from export.deformable import lowest_opset
+from export.errors import ExportError
 from model.panoptic import PanopticModel
 from model.served import ServedModel, output_names
 
@@ -20,10 +21,6 @@ OPSET = 18  # 19 with the operator for deformable convolution
 FORBIDDEN = frozenset({"Loop", "If", "Scan", "NonZero", "Sort", "Unique", "NonMaxSuppression"})
 MAX_BATCH = 64
 MAX_SIDE = 4096
-
-
-class ExportError(Exception):
-    """The graph cannot be made, or is not what was promised."""
 
 
 @torch.no_grad()

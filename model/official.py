@@ -39,7 +39,7 @@ def ade20k_semantic(
 
     Args:
         channels: of a kernel; the authors' UPerNets have 256, mmsegmentation's 512.
-        shorter_side: of an image, in pixels; the longer one is at most four times that.
+        shorter_side: of an image in testing, in pixels; the longer one is at most 2048.
     """
     return KNetConfig(
         kind="semantic",
@@ -56,7 +56,7 @@ def ade20k_semantic(
         num_training_kernels=0,
         update_channels=256,
         geometry="shortest_edge",
-        canvas_sizes=(shorter_side, 4 * shorter_side),
+        canvas_sizes=(shorter_side, 2048),
         output_stride=1,
     )
 

@@ -22,7 +22,10 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
-    config.golden_folder = config.getoption("--golden") or PARITY / "golden"
+    golden = config.getoption("--golden")
+    if golden is not None and not golden.is_dir():
+        raise pytest.UsageError(f"--golden {golden} is no folder")
+    config.golden_folder = golden or PARITY / "golden"
 
 
 def pytest_collection_modifyitems(config, items):

@@ -7,7 +7,8 @@ import torch
 from rich.console import Console
 
 from export.artifact import GRAPH, export_artifact, images_below
-from export.to_onnx import FORBIDDEN, ExportError, round_weights
+from export.errors import ExportError
+from export.to_onnx import FORBIDDEN, round_weights
 from model.knet import KNet
 from model.served import ServedModel, make_served, output_names
 from service import artifact

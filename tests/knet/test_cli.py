@@ -5,10 +5,13 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from typer.testing import CliRunner
 
 from knet.cli import app
+from model.checkpoint import save
+from model.knet import KNet
 
 KEY = "a key of 16 bytes"
 
@@ -89,6 +92,27 @@ def test_serve_refuses_what_is_unsafe_or_missing(invoke, tmp_path):
     no_models = invoke("serve", "--repository", tmp_path)
     assert no_models.exit_code == 1
     assert "no model in" in no_models.stderr
+
+
+def test_a_file_that_is_no_official_checkpoint_is_told_in_one_line(invoke, tmp_path):
+    torch.save({"state_dict": {"backbone.conv1.weight": torch.zeros(64, 3, 7, 7)}}, tmp_path / "other.pth")
+    result = invoke("import", tmp_path / "other.pth", "--out", tmp_path / "checkpoint")
+    assert result.exit_code == 1
+    assert (
+        "knet: the file fits no official configuration: the nearest, knet_s3_r50_fpn_1x_coco, 501 missing: backbone.bn1.weight"
+        in result.stderr
+    )
+    assert "Traceback" not in result.output
+    assert not (tmp_path / "checkpoint").exists()
+
+
+@pytest.mark.parametrize("canvas", ["800", "800x", "axb", "-32x32", "800x1200"])
+def test_a_canvas_is_a_height_and_a_width(invoke, tmp_path, learned_config, canvas):
+    save(KNet(learned_config), tmp_path / "checkpoint")
+    result = invoke("export", tmp_path / "checkpoint", "--out", tmp_path / "m" / "1", f"--canvas={canvas}")
+    assert result.exit_code == 1
+    assert "legal: " in result.stderr
+    assert not (tmp_path / "m").exists()
 
 
 def test_missing_extra_is_told_with_the_command_that_installs_it():

@@ -1,6 +1,7 @@
-"""Golden files of the official code, found by their names, and the table of differences that a run ends with.
+"""Golden files of the official code, found by their names.
 
-`pytest tests/parity --golden DIR` takes DIR instead of the numbers kept beside the repository. File names say what they
+`pytest tests/parity --golden DIR` takes DIR instead of the numbers kept beside the repository, and ends with a table of
+differences. File names say what they
 hold: CONFIG__INPUT.npz (forward), train__CONFIG[__CASE].json, .npz and __grads.tsv (training), components.npz.
 """
 
@@ -81,7 +82,7 @@ def pytest_configure(config):
 
 def pytest_terminal_summary(terminalreporter, config):
     rows = config.stash.get(ROWS, [])
-    if not rows:
+    if not rows or not config.getoption("--golden"):
         return
     rows = [("configuration", "input or case", "array", "largest relative difference"), *rows]
     widths = [max(len(row[i]) for row in rows) for i in range(3)]
