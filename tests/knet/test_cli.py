@@ -98,10 +98,7 @@ def test_a_file_that_is_no_official_checkpoint_is_told_in_one_line(invoke, tmp_p
     torch.save({"state_dict": {"backbone.conv1.weight": torch.zeros(64, 3, 7, 7)}}, tmp_path / "other.pth")
     result = invoke("import", tmp_path / "other.pth", "--out", tmp_path / "checkpoint")
     assert result.exit_code == 1
-    assert (
-        "knet: the file fits no official configuration: the nearest, knet_s3_r50_fpn_1x_coco, 501 missing: backbone.bn1.weight"
-        in result.stderr
-    )
+    assert "fits no official configuration: the nearest, knet_s3_r50_fpn_1x_coco, 501 missing: " in result.stderr
     assert "Traceback" not in result.output
     assert not (tmp_path / "checkpoint").exists()
 

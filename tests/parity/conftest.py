@@ -49,6 +49,11 @@ class Differences:
             relative = largest / max(np.abs(golden).max() if scale is None else scale, 1e-30)
             self._note(name, f"{relative:.1e}", bool(relative <= TOLERANCE))
 
+    def compare_pixels(self, name: str, ours, golden, allowed: float) -> None:
+        """The share of pixels that differ, at most `allowed`."""
+        share = float((ours != golden).mean()) if ours.shape == golden.shape else 1.0
+        self._note(name, f"{share:.1e} of the pixels", share <= allowed)
+
     def compare_loss(self, name: str, ours: float, golden: float) -> None:
         """|ours - golden| over max(|ours|, 1e-6)."""
         relative = abs(ours - golden) / max(abs(ours), 1e-6)

@@ -6,10 +6,15 @@ import torch
 import torch.nn.functional as F
 
 from model.instance import best_instances, instance_scores
+from model.knet import enlarge
 from model.merge import merge
 from model.panoptic import classify
+from service import rle
+from service.geometry import Plan, Tile
+from service.instances import read_instances
 
 VOID = 133
+MASK_STRIDE = 4  # of the official configurations
 
 
 @pytest.mark.golden(r"(knet_s3_.*_coco(?:-panoptic)?)__(.*)\.npz")
@@ -63,9 +68,7 @@ def margins(logits: torch.Tensor) -> list[float]:
 
 def enlarged(output, shapes=None) -> torch.Tensor:
     """Mask probabilities as the official code enlarges them: to the padded input, cut, to the original size."""
-    probs = output.mask_logits[-1].sigmoid()
-    size = [4 * side for side in probs.shape[-2:]]
-    probs = F.interpolate(probs, size, mode="bilinear", align_corners=False)
+    probs = enlarge(output.mask_logits[-1].sigmoid(), MASK_STRIDE, None, outside=0.0)
     if shapes is None:
         return probs
     (height, width, _), (original_height, original_width, _) = shapes.tolist()
@@ -111,3 +114,35 @@ def instance_arrays(config, output, arrays, tools) -> dict:
             f"{prefix}_masks_packed": np.packbits(masks.numpy(), axis=-1),
         }
     return result
+
+
+@pytest.mark.golden(r"(knet_s3_.*_coco)__(.*)\.npz")
+def test_the_server_makes_the_official_masks(golden, network, arrays, official_weights, differences, tools):
+    """The host's step from mask logits to masks, in float32, at the padded and at the plain size."""
+    image = tools.make_input(official_weights, golden.case)
+    config, size = network.config, tuple(image.shape[-2:])
+    with torch.no_grad():
+        output = network(image)
+    score, class_index, kernel = best_instances(instance_scores(output, rescore=False), config.max_instances)
+    outputs = {"score": score, "class_index": class_index, "mask_index": kernel}
+    outputs = {name: value[0].numpy() for name, value in outputs.items()}
+    outputs["mask_logits"] = output.feature_mask_logits[0].float().numpy()
+    padded = [tuple(row[:2]) for row in arrays["ins_padded_shapes"].tolist()]
+    for prefix, (content, original) in (("ins", (size, size)), ("ins_padded", padded)):
+        tile = Tile(top=0, left=0, height=content[0], width=content[1])
+        plan = Plan(
+            image_size=original,
+            scaled_size=content,
+            canvas_size=size,
+            stride=config.output_stride,
+            num_rows=1,
+            num_columns=1,
+            tiles=(tile,),
+        )
+        found = read_instances(outputs, plan, mask_upsample=config.mask_upsample, score_threshold=0.0)
+        ours = np.array([rle.decode(counts, original) for counts in found.counts])
+        expected = np.unpackbits(arrays[f"{prefix}_masks_packed"], axis=-1, count=original[1]).astype(bool)
+        expected = expected[expected.any(axis=(1, 2))]
+        # float32 against float64: a pixel whose probability is 0.5 but for rounding.
+        differences.compare_pixels(f"{prefix}_masks of the server", ours, expected, allowed=1e-5)
+    differences.require()
