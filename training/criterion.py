@@ -115,6 +115,22 @@ class Criterion:
             terms[f"{name}_class"] = self._class_term(class_logits, output.active, previous, targets)
         return terms
 
+    @torch.no_grad()
+    def class_accuracy(self, output: KNetOutput, targets: Sequence[ImageTargets]) -> float:
+        """Share of the objects whose kernel has the right class, by the last stage, 0..1; 1 without objects.
+
+        The highest of the thing columns counts: the others are never trained for a thing's kernel.
+        """
+        before = output.class_logits[-2] if len(output.class_logits) > 1 else None
+        matches = self._match(at_least_float32(output.mask_logits[-2]), before, output.active, targets)
+        predicted = output.class_logits[-1][:, :, : self.model.num_things].argmax(dim=2)
+        right = [
+            predicted[i, pair.kernel] == target.thing_class[pair.target]
+            for i, (pair, target) in enumerate(zip(matches, targets, strict=True))
+        ]
+        each = torch.cat(right)
+        return float(each.float().mean()) if len(each) else 1.0
+
     def _match(
         self, mask_logits: Tensor, class_logits: Tensor | None, active: Tensor | None, targets: Sequence[ImageTargets]
     ) -> list[Match]:

@@ -87,7 +87,7 @@ class Trainer:
                 terms = self._train_step(images, targets)
                 self.step += 1
                 progress.update(task, completed=self.step, loss=f"loss {terms['total']:.3f}")
-                if self.step % min(LOG_EVERY, max(1, self.config.steps // 100)) == 0:
+                if self._is_logged(self.step):
                     self._log(terms, time.perf_counter() - started)
                 if self.step % self.config.save_every == 0 or self.step == self.config.steps:
                     self._save_state()
@@ -157,10 +157,14 @@ class Trainer:
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), config.clip_norm)
         self.optimizer.step()
         self.ema.update_parameters(self.network)
-        return {name: float(term.detach()) for name, term in terms.items()} | {
-            "total": float(total.detach()),
-            "gradient_norm": float(norm),
-        }
+        values = {name: float(term.detach()) for name, term in terms.items()}
+        values |= {"total": float(total.detach()), "gradient_norm": float(norm)}
+        if self._is_logged(self.step + 1):
+            values["class_accuracy"] = self.criterion.class_accuracy(output, truth)
+        return values
+
+    def _is_logged(self, step: int) -> bool:
+        return step % min(LOG_EVERY, max(1, self.config.steps // 100)) == 0
 
     def _forced_seeds(self, truth: list[ImageTargets]) -> Tensor | None:
         """True centres as seeds, each with a probability that falls to 0: without them no kernel learns at first."""

@@ -3,8 +3,8 @@
 merge_discs.npz: the panoptic maps that the official K-Net code (commit 5e50ee5, run with torch 2.13.0 and numpy 1.26.4)
 makes of 153 synthetic discs; the seed, PCG64(11), and the rule of the discs are in tests/model/test_merge.py.
 
-mmseg_upernet.npz is not written here: samples (tests/parity/test_mmsegmentation.py says which) of what mmsegmentation
-1.2.2 makes of the input noise_128x128 in float64, with the weights of the rule that the parity references use.
+mmsegmentation.npz is not written here: samples (tests/parity/test_mmsegmentation.py says which) of what mmsegmentation
+1.2.2 makes of the inputs of the parity references in float64, with the weights of their rule.
 """
 
 from pathlib import Path

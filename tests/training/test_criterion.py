@@ -258,3 +258,19 @@ def test_every_part_of_a_network_gets_a_finite_gradient(config, loss):
 def test_an_unknown_choice_is_refused(name, legal):
     with pytest.raises(ValueError, match=f"{name} is 'other'; legal: {legal}"):
         LossConfig(**{name: "other"})
+
+
+def test_class_accuracy_looks_at_thing_columns_alone(learned_config):
+    """Where the paper's code takes the highest of all columns, which a thing's kernel is not trained in."""
+    truth, output = truths(learned_config, make_target(), make_empty_target()), make_output(learned_config, 2)
+    criterion = Criterion(learned_config, PAPER)
+    masks = torch.full_like(output.mask_logits[0], -9.0)
+    masks[0, [4, 1]] = 18 * truth[0].thing_masks.to(masks) - 9
+    classes = torch.zeros_like(output.class_logits[0])
+    classes[..., learned_config.num_things :] = 50.0
+    classes[0, 4, 0], classes[0, 1, 1] = 1.0, 1.0
+    same = dataclasses.replace(output, mask_logits=(masks,) * 3, class_logits=(classes,) * 2)
+    assert criterion.class_accuracy(same, truth) == 1.0
+    classes[0, 1, 0] = 2.0
+    assert criterion.class_accuracy(same, truth) == 0.5
+    assert criterion.class_accuracy(same, truths(learned_config, make_empty_target(), make_empty_target())) == 1.0

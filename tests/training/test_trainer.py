@@ -13,7 +13,7 @@ import training.trainer
 from model.checkpoint import load
 from training.augment import AugmentConfig
 from training.config import TrainConfig
-from training.criterion import LossConfig
+from training.criterion import Criterion, LossConfig
 from training.dataset import Target
 from training.formats import PanopticIndex, find_coco_panoptic, read_coco_panoptic
 from training.matcher import MatcherConfig
@@ -188,13 +188,13 @@ def test_the_average_forgets_the_start_soon_and_then_by_its_decay():
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_is_not_saved(run_config, data, tmp_path):
     trainer = Recorded(run_config, data.records, data.records[:1], tmp_path)
-    criterion = trainer.criterion
 
-    def broken(output, truth):
-        terms = criterion(output, truth)
-        return terms | {"s1_dice": terms["s1_dice"] * math.nan} if trainer.step == 3 else terms
+    class Broken(Criterion):
+        def __call__(self, output, truth):
+            terms = super().__call__(output, truth)
+            return terms | {"s1_dice": terms["s1_dice"] * math.nan} if trainer.step == 3 else terms
 
-    trainer.criterion = broken
+    trainer.criterion = Broken(run_config.model, run_config.loss)
     with pytest.raises(FloatingPointError, match=r"not finite at step 3: .*'s1_dice': nan"):
         trainer.run()
     state = state_of(tmp_path)
