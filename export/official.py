@@ -3,6 +3,8 @@
 import json
 import pickle
 import re
+import shutil
+import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -61,17 +63,24 @@ def import_official(path: Path, out: Path, configuration: str | None = None) -> 
     Raises:
         ValueError: not such a file, a configuration that does not fit, or none that does; `out` is left as it was.
     """
-    if out.exists() and any(out.iterdir() if out.is_dir() else [out]):
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out} exists and is not empty; name a new folder")
     file = read_official(path)
     recognised = recognise(file, configuration)
     config = OFFICIAL[recognised.name]()
     network = KNet(config)
     network.load_state_dict(to_ours(file.state, config, recognised.swin), strict=True)
-    out.mkdir(parents=True, exist_ok=True)
     origin = {"file": path.name, "sha256": file_sha256(path), **asdict(recognised)}
-    (out / IMPORTED).write_text(json.dumps(origin, indent=2) + "\n")
-    save(network, out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    try:
+        (work / IMPORTED).write_text(json.dumps(origin, indent=2) + "\n")
+        save(network, work)
+        work.chmod(0o755)  # mkdtemp's folders are private
+        work.rename(out)
+    except BaseException:
+        shutil.rmtree(work, ignore_errors=True)
+        raise
     return recognised
 
 
