@@ -82,6 +82,12 @@ def export_artifact(
             candidate = Segmenter(metadata, OnnxSession(work / GRAPH))
             comparison = compare(segmenter_of(network), candidate, map(_read, images))
         _require(comparison)
+        if not comparison.segments:
+            console.print(
+                "Warning: none of the images gave a segment, so that little was compared; "
+                "name images that show what the model knows (--images)",
+                style="yellow",
+            )
         metadata = metadata.model_copy(
             update={
                 "variants": (_variant(work, comparison),),

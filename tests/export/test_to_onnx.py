@@ -1,3 +1,4 @@
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
@@ -144,3 +145,16 @@ def test_how_it_is_served_may_be_changed_when_it_is_exported(exported, tmp_path)
     assert (metadata.merge, metadata.mask_quality, metadata.geometry.size) == ("confident", True, (96, 128))
     graphs = [onnx.load(folder / GRAPH).graph for folder in (exported["learned"].folder, tmp_path / "m" / "1")]
     assert len(graphs[0].node) < len(graphs[1].node)
+
+
+def test_images_that_give_no_segment_are_pointed_out(exported, tmp_path):
+    said = StringIO()
+    export_artifact(
+        exported["instance"].checkpoint,
+        tmp_path / "m" / "1",
+        images_below(IMAGES)[:1],
+        provenance={},
+        console=Console(file=said, width=200),
+        changes={"score_threshold": 1.0},
+    )
+    assert "none of the images gave a segment" in said.getvalue()
