@@ -226,9 +226,11 @@ def test_a_semantic_step_is_the_official_one(golden, network, official_weights, 
     with torch.no_grad():
         terms = semantic_step(network, 1, official_weights, official_targets)
     losses = expected["eval_mode_bn_no_dropout"]["float64"]
+    differences.case = "running statistics"
     compare_losses(differences, rename_semantic(terms), losses)
 
     terms = semantic_step(network.train(), 2, official_weights, official_targets)
+    differences.case = "batch statistics"
     compare_losses(differences, rename_semantic(terms), expected["train_mode_bn_dropout0_batch2"]["float64"])
     torch.stack(list(terms.values())).sum().backward()
     compare_gradients(differences, network, golden.path.with_name(f"{golden.path.stem}__grads.tsv"))
