@@ -151,6 +151,7 @@ class Expected:
 
     ours: str
     shape: tuple[int, ...]  # in the file
+    is_float: bool  # or an integer
     permutation: Tensor | None  # of the last axis: ours = theirs[..., permutation]
 
 
@@ -172,7 +173,7 @@ def expected_tensors(config: KNetConfig, swin: SwinNaming = "mmcv") -> dict[str,
             shape = (*shape, 1, 1)  # theirs are a 1x1 convolution
         if swin == "mmcv" and ".downsample." in name and config.backbone.name.startswith("swin_"):
             permutation = _merging_order(shape[-1] // 4)
-        expected[_rename(name, rules)] = Expected(name, shape, permutation)
+        expected[_rename(name, rules)] = Expected(name, shape, tensor.is_floating_point(), permutation)
     assert len(expected) == len(state), "two of our tensors have one official name"
     return expected
 

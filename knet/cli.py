@@ -186,7 +186,7 @@ def import_(
         typer.echo(f"{found.name} ({found.chosen_by})" + (f"; also fits: {', '.join(others)}" if others else ""))
         for reason in dict.fromkeys(found.unused.values()):
             names = [name for name, why in found.unused.items() if why == reason]
-            typer.echo(f"not used: {len(names)} tensors, such as {names[0]} ({reason})")
+            typer.echo(f"not used: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''} ({reason})")
         typer.echo(f"wrote {out}")
 
 

@@ -13,10 +13,17 @@ WEIGHTS = "model.safetensors"
 
 
 def save(network: KNet, folder: Path) -> None:
-    """Write the checkpoint; each file appears whole or not at all."""
+    """Write the checkpoint; each file appears whole or not at all.
+
+    Raises:
+        OSError: it cannot be written, as when the disk is full.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-    save_file(tensors, folder / f"{WEIGHTS}.part")
+    try:
+        save_file(tensors, folder / f"{WEIGHTS}.part")
+    except SafetensorError as error:
+        raise OSError(f"cannot write {folder / WEIGHTS}: {error}") from error
     (folder / f"{CONFIG}.part").write_text(network.config.to_json())
     for name in (WEIGHTS, CONFIG):
         (folder / f"{name}.part").replace(folder / name)

@@ -3,6 +3,8 @@
 import json
 import os
 import pickle
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -30,7 +32,7 @@ TWINS = [
 def shapes_alone(name: str, swin="mmcv") -> dict[str, torch.Tensor]:
     """A state dict of a configuration that takes no memory."""
     return {
-        official: torch.zeros(()).expand(one.shape)
+        official: torch.zeros((), dtype=torch.float32 if one.is_float else torch.int64).expand(one.shape)
         for official, one in expected_tensors(OFFICIAL[name](), swin).items()
     }
 
@@ -94,12 +96,14 @@ def test_twins_are_told_apart_by_metadata_or_by_name(pair):
     for name in pair:
         assert recognise(OfficialFile(state, {"config": f"work_dir = './work_dirs/{name}'\n"})).name == name
         assert recognise(OfficialFile(state, {}), name).chosen_by == "as asked for"
+    started = {"exp_name": f"{pair[1]}.py", "config": f"load_from = '{pair[0]}.pth'", ("a", "tuple"): {(1, 2): 3}}
+    assert recognise(OfficialFile(state, started)).name == pair[1]
     other = pair[1]
     assert recognise(OfficialFile(state, {"exp_name": f"{pair[0]}.py"}), other).name == other
 
 
 def test_a_configuration_that_is_asked_for_must_fit_and_exist():
-    with pytest.raises(ValueError, match=r"the file fits not: knet_s3_r101.*missing: backbone\.layer3\.6\.conv1"):
+    with pytest.raises(ValueError, match=r"the file does not fit knet_s3_r101.*missing: backbone\.layer3\.6\.conv1"):
         recognise(OfficialFile(shapes_alone(R50), {}), R101)
     with pytest.raises(ValueError, match=r"no official configuration 'knet_s4'; legal: knet_s3_r50_fpn_1x_coco,"):
         recognise(OfficialFile(shapes_alone(R50), {}), "knet_s4")
@@ -127,6 +131,23 @@ def test_wrong_missing_and_extra_tensors_are_named(change, words):
         recognise(OfficialFile(state, {"exp_name": R50}))
 
 
+@pytest.mark.parametrize("kind", [torch.bool, torch.int32, torch.uint8, torch.complex64, torch.float8_e4m3fn])
+def test_tensors_of_another_type_are_named(kind):
+    state = shapes_alone(R50)
+    state["backbone.conv1.weight"] = torch.zeros(64, 3, 7, 7).to(kind)
+    with pytest.raises(ValueError, match=rf"1 of another type: backbone\.conv1\.weight \({kind}, not one of"):
+        recognise(OfficialFile(state, {}), R50)
+
+
+def test_counters_are_integers():
+    state = shapes_alone(R50)
+    state["backbone.bn1.num_batches_tracked"] = torch.zeros(())
+    with pytest.raises(
+        ValueError, match=r"1 of another type: backbone\.bn1\.num_batches_tracked \(torch\.float32, not"
+    ):
+        recognise(OfficialFile(state, {}), R50)
+
+
 def test_a_renamed_tensor_is_both_missing_and_unknown():
     state = shapes_alone(SWIN)
     state["backbone.norm4.weight"] = state.pop("backbone.norm3.weight")
@@ -145,6 +166,9 @@ def test_the_index_of_swins_windows_is_checked_and_not_used(swin, attention):
     found = recognise(OfficialFile(state, {}))
     assert (found.name, found.swin) == (SWIN, swin)
     assert found.unused == {name: "follows from the size of the windows"}
+    for wrong in (state[name].float(), state[name][:1], torch.zeros(())):
+        with pytest.raises(ValueError, match=r"1 unknown: .*relative_position_index"):
+            recognise(OfficialFile(state | {name: wrong}, {}))
     state[name] = state[name].T.contiguous()
     with pytest.raises(ValueError, match=r"1 unknown: .*relative_position_index"):
         recognise(OfficialFile(state, {}))
@@ -152,9 +176,14 @@ def test_the_index_of_swins_windows_is_checked_and_not_used(swin, attention):
 
 def test_weights_before_averaging_are_named_and_not_used():
     state = shapes_alone(R50)
-    state["ema_rpn_head_conv_seg_bias"] = torch.zeros(80)
-    found = recognise(OfficialFile(state, {}), R50)
-    assert list(found.unused) == ["ema_rpn_head_conv_seg_bias"]
+    state["ema_rpn_head_conv_seg_bias"] = state["ema_module_rpn_head_conv_seg_bias"] = torch.zeros(80)
+    found = recognise(OfficialFile(state, {}, ("optimizer", "ema_state_dict")), R50)
+    averaged = ["ema_rpn_head_conv_seg_bias", "ema_module_rpn_head_conv_seg_bias"]
+    assert list(found.unused) == [*averaged, "optimizer", "ema_state_dict"]
+    state["ema_rpn_head_conv_seg_bias"] = torch.zeros(81)
+    with pytest.raises(ValueError, match="1 unknown: ema_rpn_head_conv_seg_bias"):
+        recognise(OfficialFile(state, {}), R50)
+    del state["ema_rpn_head_conv_seg_bias"]
     state["ema_rpn_head_conv_seg_bios"] = torch.zeros(80)
     with pytest.raises(ValueError, match="unknown: ema_rpn_head_conv_seg_bios"):
         recognise(OfficialFile(state, {}), R50)
@@ -169,7 +198,11 @@ def test_a_file_in_mmcvs_wrapping_becomes_a_checkpoint(tmp_path):
         "lr": np.float64(1e-4),
         "epoch_sizes": np.arange(3),
         "seed": np.int64(5),
+        "host": np.str_("gpu01"),
+        "names": np.array(["person", "bicycle"]),
+        ("a", "tuple"): {(1, 2): 3},
     }
+    state["neck.fpn_convs.0.conv.bias"] = state["neck.fpn_convs.0.conv.bias"].half()
     path = tmp_path / "epoch_36.pth"
     optimizer = {"param_groups": [{"lr": 1e-4}], "state": {}}
     torch.save({"meta": meta, "state_dict": {f"module.{k}": v for k, v in state.items()}, "optimizer": optimizer}, path)
@@ -182,14 +215,38 @@ def test_a_file_in_mmcvs_wrapping_becomes_a_checkpoint(tmp_path):
     assert all(torch.equal(theirs[name], state[name]) for name in state)
     origin = json.loads((tmp_path / "checkpoint" / IMPORTED).read_text())
     assert (origin["file"], origin["fitting"]) == ("epoch_36.pth", [R50, R50_3X])
+    assert origin["unused"] == {"optimizer": "no part of the network"}
 
     with pytest.raises(ValueError, match="is not empty; name a new folder"):
         import_official(path, tmp_path / "checkpoint")
 
 
+@pytest.mark.parametrize("value", [torch.tensor(torch.nan), torch.tensor(1e300, dtype=torch.float64)])
+def test_values_that_float32_cannot_hold_are_refused(tmp_path, value):
+    state = random_state(R50)
+    state["rpn_head.conv_seg.bias"] = value.expand(80).clone()
+    torch.save({"state_dict": state}, tmp_path / "x.pth")
+    with pytest.raises(ValueError, match=r"not finite, or too large for float32, in kernel_head\.conv_seg\.bias"):
+        import_official(tmp_path / "x.pth", tmp_path / "checkpoint", R50)
+    assert [path.name for path in tmp_path.iterdir()] == ["x.pth"]
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_nothing_behind(tmp_path):
+    """The process may write files of 20 MB at most, as on a disk that is full."""
+    torch.save({"state_dict": random_state(R50)}, tmp_path / "x.pth")
+    code = (
+        "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000_000,) * 2); from knet.cli import app; app()"
+    )
+    command = ["import", str(tmp_path / "x.pth"), "--out", str(tmp_path / "checkpoint"), "--config", R50]
+    done = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
+    assert "cannot write" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["x.pth"]
+
+
 def test_a_file_that_fits_nothing_leaves_no_checkpoint(tmp_path):
     torch.save({"weight": torch.zeros(3)}, tmp_path / "other.pth")
-    with pytest.raises(ValueError, match=r"no official configuration: .*1 unknown: weight"):
+    with pytest.raises(ValueError, match="of no official K-Net; the first of its tensors: weight"):
         import_official(tmp_path / "other.pth", tmp_path / "checkpoint")
     assert not (tmp_path / "checkpoint").exists()
 
@@ -209,7 +266,7 @@ class Malicious:
 def test_code_in_a_file_is_not_run(tmp_path, wrap, legacy):
     path, target = tmp_path / "bad.pth", tmp_path / "target"
     torch.save(wrap(Malicious(target)), path, _use_new_zipfile_serialization=not legacy)
-    with pytest.raises(ValueError, match="mknod; only tensors, numbers, text and arrays are read"):
+    with pytest.raises(ValueError, match="mknod; only tensors, numbers, text and arrays of them are read"):
         read_official(path)
     assert not target.exists()
 
@@ -243,8 +300,14 @@ def test_a_truncated_file_is_refused(tmp_path, share):
     [
         ([1, 2], "holds no state dict, neither itself nor under 'state_dict'; it has: list"),
         ({"epoch": 3, "model": 4}, "it has: epoch, model"),
-        ({"state_dict": {"w": torch.zeros(1), "v": 3}}, "no tensors: v"),
-        ({"w": torch.tensor([1.0, torch.nan])}, "not finite in w"),
+        ({"state_dict": {"w": torch.zeros(1), "v": 3}}, "no plain tensors: v"),
+        ({"state_dict": None}, "it has: state_dict"),
+        ({"state_dict": [torch.zeros(1)]}, "it has: state_dict"),
+        ({"state_dict": torch.zeros(2), "epoch": 1}, "it has: state_dict, epoch"),
+        ({"state_dict": {1: torch.zeros(1), ("a", "b"): torch.zeros(1)}}, r"no plain tensors: 1, \('a', 'b'\)"),
+        ({"w": torch.zeros(2, 2).to_sparse()}, "no plain tensors: w"),
+        ({"w": torch.zeros(2, device="meta")}, "no plain tensors: w"),
+        ({"w": torch.zeros(1), "module.w": torch.zeros(1)}, "both with and without `module.`"),
     ],
 )
 def test_content_that_is_no_state_dict_is_refused(tmp_path, content, words):
