@@ -1,8 +1,6 @@
 """Checkpoint -> artifact: the graph, its check against PyTorch, and the metadata. All of it appears, or nothing."""
 
 import json
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -15,10 +13,12 @@ from rich.console import Console
 from export.deformable import sample_deformable
 from export.errors import ExportError
 from export.fold import fold_batch_norms
+from export.new_folder import new_folder
 from export.official import IMPORTED
-from export.to_onnx import export_onnx, round_weights
+from export.to_onnx import check_canvas, export_onnx, round_weights
 from export.verify import MAX_PIXEL_DIFFERENCE, MAX_SCORE_DIFFERENCE, SCORE_TOLERANCE, Comparison, compare
 from model.checkpoint import load
+from model.knet import KNet
 from model.served import make_served
 from service.artifact import ArtifactMetadata, Variant, file_sha256, save
 from service.image import decode
@@ -65,41 +65,47 @@ def export_artifact(
         raise ValueError(f"the last part of {out} is the version and must be a number: REPOSITORY/NAME/1")
     if not images:
         raise ValueError("no images to verify with; name a file or folder of real ones with --images")
+    network = _load_to_serve(folder, changes or {}, deformable)
+    metadata = metadata_of(network.config, name=name, version=version)
+    metadata = metadata.model_copy(update={"provenance": provenance | _origin(folder)})
+    with new_folder(out) as work:
+        metadata = _write(network, metadata, work, images, console)
+    return metadata
+
+
+def _load_to_serve(folder: Path, changes: Mapping[str, Any], deformable: Deformable) -> KNet:
+    """The checkpoint's network as the graph will hold it."""
     network = load(folder)
-    network.config = replace(network.config, **{k: v for k, v in (changes or {}).items() if v is not None})
+    network.config = replace(network.config, **{name: value for name, value in changes.items() if value is not None})
+    check_canvas(network.config)
     fold_batch_norms(network)
     round_weights(network)
     if deformable == "grid_sample":
         sample_deformable(network)
-    metadata = metadata_of(network.config, name=name, version=version)
+    return network
 
-    out.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{version}.", dir=out.parent))
-    try:
-        with console.status("writing the ONNX graph (about a minute)"):
-            graph = export_onnx(make_served(network), work / GRAPH)
-        with console.status(f"comparing ONNX Runtime with PyTorch on {len(images)} images"):
-            candidate = Segmenter(metadata, OnnxSession(work / GRAPH))
-            comparison = compare(segmenter_of(network), candidate, map(_read, images))
-        _require(comparison)
-        if not comparison.segments:
-            console.print(
-                "Warning: none of the images gave a segment, so that little was compared; "
-                "name images that show what the model knows (--images)",
-                style="yellow",
-            )
-        metadata = metadata.model_copy(
-            update={
-                "variants": (_variant(work, comparison),),
-                "provenance": provenance | _origin(folder) | {"opset": graph.opset_import[0].version},
-            }
+
+def _write(
+    network: KNet, metadata: ArtifactMetadata, folder: Path, images: Sequence[Path], console: Console
+) -> ArtifactMetadata:
+    """Graph and metadata into `folder`; raises ExportError when the graph does not answer as the network does."""
+    with console.status("writing the ONNX graph (about a minute)"):
+        graph = export_onnx(make_served(network), folder / GRAPH)
+    with console.status(f"comparing ONNX Runtime with PyTorch on {len(images)} images"):
+        candidate = Segmenter(metadata, OnnxSession(folder / GRAPH))
+        comparison = compare(segmenter_of(network), candidate, map(_read, images))
+    _require(comparison)
+    if not comparison.segments:
+        console.print(
+            "Warning: none of the images gave a segment, so that little was compared; "
+            "name images that show what the model knows (--images)",
+            style="yellow",
         )
-        save(metadata, work)
-        work.chmod(0o755)  # mkdtemp's folders are private
-        work.rename(out)
-    except BaseException:
-        shutil.rmtree(work, ignore_errors=True)
-        raise
+    opset = {"opset": graph.opset_import[0].version}
+    metadata = metadata.model_copy(
+        update={"variants": (_variant(folder, comparison),), "provenance": metadata.provenance | opset}
+    )
+    save(metadata, folder)
     return metadata
 
 

@@ -2,8 +2,6 @@
 
 import json
 import re
-import shutil
-import tempfile
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -17,6 +15,7 @@ import torch
 from numpy._core import multiarray  # numpy names no public place for them
 from torch import Tensor
 
+from export.new_folder import new_folder
 from export.official_names import Expected, SwinNaming, expected_tensors, to_ours
 from model.checkpoint import save
 from model.knet import KNet
@@ -80,16 +79,9 @@ def import_official(path: Path, out: Path, configuration: str | None = None) -> 
     if broken := [name for name, value in network.state_dict().items() if not value.isfinite().all()]:
         raise ValueError(f"{path}: values that are not finite, or too large for float32, in {_first(broken)}")
     origin = {"file": path.name, "sha256": file_sha256(path), **asdict(recognised)}
-    out.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    try:
+    with new_folder(out) as work:
         (work / IMPORTED).write_text(json.dumps(origin, indent=2) + "\n")
         save(network, work)
-        work.chmod(0o755)  # mkdtemp's folders are private
-        work.rename(out)
-    except BaseException:
-        shutil.rmtree(work, ignore_errors=True)
-        raise
     return recognised
 
 

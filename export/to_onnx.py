@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from export.deformable import lowest_opset
 from export.errors import ExportError
+from model.config import KNetConfig
 from model.panoptic import PanopticModel
 from model.served import ServedModel, output_names
 
@@ -34,6 +35,12 @@ def round_weights(module: nn.Module) -> None:
             parameter.copy_(parameter.half().float())
 
 
+def check_canvas(config: KNetConfig) -> None:
+    """Raise ValueError unless the graph takes every canvas of a config."""
+    if max(config.canvas_sizes) > MAX_SIDE:
+        raise ValueError(f"canvas_sizes are {config.canvas_sizes}; legal: sides of up to {MAX_SIDE} pixels")
+
+
 def export_onnx(model: ServedModel, path: Path) -> onnx.ModelProto:
     """Write the graph of a model whose weights are rounded (`round_weights`).
 
@@ -44,7 +51,8 @@ def export_onnx(model: ServedModel, path: Path) -> onnx.ModelProto:
     """
     config = model.network.config
     multiple = config.size_multiple
-    side = -(-max(config.canvas_sizes) // multiple) * multiple
+    # The largest canvas, but not square, so that height and width stay apart, and of two cells of the coarsest level.
+    side = max(2 * multiple, min(-(-max(config.canvas_sizes) // multiple) * multiple, MAX_SIDE - multiple))
     inputs = example_inputs(model, batch=2, size=(side, side + multiple))
     batch = torch.export.Dim("batch", min=1, max=MAX_BATCH)
     smallest = 2  # the exporter takes a length of 1 for a constant

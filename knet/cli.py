@@ -1,5 +1,6 @@
 """The `knet` command. Heavy imports are inside the subcommand that needs them."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -204,10 +205,10 @@ def convert(
 
 def _canvas(text: str) -> tuple[int, int]:
     """Height and width of HEIGHTxWIDTH."""
-    height, by, width = text.lower().partition("x")
-    if not (height.isdecimal() and by and width.isdecimal()):
+    sides = re.fullmatch(r"([0-9]{1,6})x([0-9]{1,6})", text)
+    if sides is None:
         raise ValueError(f"--canvas is {text!r}; legal: HEIGHTxWIDTH, such as 800x1216")
-    return int(height), int(width)
+    return int(sides[1]), int(sides[2])
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from typing import Any, cast
 import timm
 import torch.nn.functional as F
 from timm.layers.conv2d_same import Conv2dSame
+from timm.layers.format import Format
 from timm.models.resnet import Bottleneck
 from torch import Tensor, nn
 
@@ -45,6 +46,10 @@ class Backbone(nn.Module):
         info = cast(Any, self.body.feature_info)
         self.channels: list[int] = info.channels()
         self.strides: list[int] = info.reduction()
+        if getattr(self.body, "output_fmt", None) == Format.NHWC:
+            raise ValueError(
+                f"backbone {config.name!r} gives maps with channels last; of these only Swin (v1) is known"
+            )
         if self.strides != list(config.strides):
             raise ValueError(
                 f"backbone {config.name!r} has strides {self.strides} at levels {config.levels}, not {config.strides}"

@@ -49,6 +49,7 @@ class BackboneConfig:
             ("frozen_level", self.frozen_level is None or self.frozen_level in levels, f"{inside}, or None"),
             ("deformable_levels", set(self.deformable_levels) <= set(levels), f"some of {inside}"),
             ("drop_path", 0 <= self.drop_path < 1, "0 up to, not including, 1"),
+            ("drop_path", not self.drop_path or self.name.startswith("swin_"), "0 unless the backbone is a Swin"),
         )
         for name, is_legal, legal in rules:
             if not is_legal:
@@ -85,7 +86,7 @@ class KNetConfig:
     ffn_channels: int = 2048
     update_channels: int | None = None  # of one adaptive update; kernels are split into parts of it; None: whole
     padding_in_masks: bool = False  # True: masks may reach into an image's padding, as in the paper's detection code
-    merge: Merge = "official"  # every kernel competes for a pixel, or "confident": those above the score threshold
+    merge: Merge = "official"  # panoptic: every kernel competes for a pixel; "confident": those above the threshold
     mask_quality: bool = False  # scores are multiplied by the mean probability inside the mask (Mask2Former)
     fixed_stuff_score: float | None = None  # score of every stuff kernel in the merge; None: the predicted one
     max_instances: int = 100  # instance: the best of all pairs of kernel and class
@@ -128,6 +129,8 @@ class KNetConfig:
         yield from self._network_rules()
         yield from self._kernel_rules()
         yield from self._geometry_rules()
+        yield "merge", self.kind == "panoptic" or self.merge == "official", "for kind instance and semantic: official"
+        yield "mask_quality", self.kind != "semantic" or not self.mask_quality, "for kind semantic: False"
         for name in ("score_threshold", "overlap_threshold"):
             yield name, 0 <= getattr(self, name) <= 1, "0..1"
         score = self.fixed_stuff_score
@@ -148,7 +151,8 @@ class KNetConfig:
             fits = self.mask_upsample in (1, 2, 4) and self.mask_upsample <= self.feature_stride
             yield "mask_upsample", fits, "1, 2, 4, at most feature_stride"
         yield "dropout", 0 <= self.dropout < 1 and (is_semantic or not self.dropout), "0..1; 0 unless semantic"
-        yield "auxiliary", is_semantic or not self.auxiliary, "False unless semantic"
+        fits = is_semantic and len(self.backbone.levels) > 1
+        yield "auxiliary", fits or not self.auxiliary, "False unless semantic, with two backbone levels or more"
         yield "channels", self.channels % self.num_heads == 0, f"a multiple of num_heads ({self.num_heads})"
         yield "channels", self.norm == "batch" or self.channels % 32 == 0, "with group norm: a multiple of 32"
         part = self.update_channels

@@ -100,20 +100,25 @@ class Criterion:
         Stage s is matched by the predictions of stage s - 1, stage 0 by the kernel head's masks, without a class cost.
         """
         mask_logits = [at_least_float32(logits) for logits in output.mask_logits]
-        previous = self._match(mask_logits[0], None, output.active, targets)
-        terms = self._mask_terms("head", mask_logits[0], output.active, previous, targets, is_head=True)
-        terms |= self._segmentation_terms(output.seg_logits, previous, targets)
+        assignments = self.assign(output, targets)
+        terms = self._mask_terms("head", mask_logits[0], output.active, assignments[0], targets, is_head=True)
+        terms |= self._segmentation_terms(output.seg_logits, assignments[0], targets)
         if output.heat_logits is not None:
             heat = torch.stack([target.heat for target in targets])[:, None]
             terms["head_heat"] = self.config.heat_weight * losses.heat_focal(output.heat_logits.float(), heat)
-        for stage, class_logits in enumerate(output.class_logits):
-            if stage > 0:
-                classes = output.class_logits[stage - 1].detach()
-                previous = self._match(mask_logits[stage], classes, output.active, targets)
+        for stage, (class_logits, matches) in enumerate(zip(output.class_logits, assignments, strict=True)):
             name = f"s{stage}"
-            terms |= self._mask_terms(name, mask_logits[stage + 1], output.active, previous, targets, is_head=False)
-            terms[f"{name}_class"] = self._class_term(class_logits, output.active, previous, targets)
+            terms |= self._mask_terms(name, mask_logits[stage + 1], output.active, matches, targets, is_head=False)
+            terms[f"{name}_class"] = self._class_term(class_logits, output.active, matches, targets)
         return terms
+
+    def assign(self, output: KNetOutput, targets: Sequence[ImageTargets]) -> list[list[Match]]:
+        """For each stage, the pairs of each image, by the predictions before it; the kernel head has stage 0's."""
+        before = [None, *output.class_logits[:-1]]
+        return [
+            self._match(at_least_float32(masks), classes, output.active, targets)
+            for masks, classes in zip(output.mask_logits[:-1], before, strict=True)
+        ]
 
     @torch.no_grad()
     def class_accuracy(self, output: KNetOutput, targets: Sequence[ImageTargets]) -> float:
@@ -121,8 +126,7 @@ class Criterion:
 
         The highest of the thing columns counts: the others are never trained for a thing's kernel.
         """
-        before = output.class_logits[-2] if len(output.class_logits) > 1 else None
-        matches = self._match(at_least_float32(output.mask_logits[-2]), before, output.active, targets)
+        matches = self.assign(output, targets)[-1]
         predicted = output.class_logits[-1][:, :, : self.model.num_things].argmax(dim=2)
         right = [
             predicted[i, pair.kernel] == target.thing_class[pair.target]
@@ -139,7 +143,7 @@ class Criterion:
         return [
             match(
                 mask_logits[i, :num_things].detach(),
-                None if class_logits is None else class_logits[i, :num_things, : self.model.num_things],
+                None if class_logits is None else class_logits[i, :num_things, : self.model.num_things].detach(),
                 target.thing_masks,
                 target.thing_class,
                 self.config.matcher,

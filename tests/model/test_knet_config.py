@@ -16,7 +16,7 @@ ILLEGAL = [
     ("kind", "boxes", "panoptic, instance, semantic"),
     ("neck", "fcn", "semantic_fpn for the others"),
     ("dropout", 0.1, "0 unless semantic"),
-    ("auxiliary", True, "False unless semantic"),
+    ("auxiliary", True, "False unless semantic, with two"),
     ("update_channels", 7, "divisors of 32"),
     ("max_instances", 0, "1 and above"),
     ("channels", 0, "1 and above"),
@@ -63,6 +63,7 @@ def test_an_illegal_value_is_named_with_what_is_legal(learned_config, name, valu
         ("frozen_level", 0, "1, 2, 3, 4, or None"),
         ("deformable_levels", (2, 5), "some of 1, 2, 3, 4"),
         ("drop_path", 1.0, "not including, 1"),
+        ("drop_path", 0.3, "0 unless the backbone is a Swin"),
     ],
 )
 def test_an_illegal_value_of_the_backbone_is_named_with_what_is_legal(name, value, legal):
@@ -82,6 +83,8 @@ def test_an_illegal_value_of_the_backbone_is_named_with_what_is_legal(name, valu
         ("first_kernels", "seeded", "for kind instance and semantic: learned"),
         ("output_stride", 8, "divisors of 4"),
         ("categories", (), "at least one"),
+        ("merge", "confident", "for kind instance and semantic: official"),
+        ("mask_quality", True, "for kind semantic: False"),
     ],
 )
 def test_a_semantic_network_has_its_own_rules(semantic_config, name, value, legal):

@@ -21,6 +21,18 @@ from model.official import OFFICIAL
 
 # float64 on both sides; golden arrays are stored as float32.
 TOLERANCE = 1e-6
+# Names of golden files: the configuration, and the input or case.
+PATTERNS = {
+    "detection": r"(knet_s3_.*_coco(?:-panoptic)?)__(\w+)\.npz",
+    "instance": r"(knet_s3_.*_coco)__(\w+)\.npz",
+    "panoptic": r"(knet_s3_.*_coco-panoptic)__(\w+)\.npz",
+    "semantic": r"(knet_s3_.*_ade20k)__(\w+)\.npz",
+    "detection step": r"train__(knet_s3_.*_coco(?:-panoptic)?)__(\w+)\.json",
+    "semantic step": r"train__(knet_s3_.*_ade20k)()\.json",
+    "components": r"(components)()\.npz",
+}
+# Read beside the JSON of a training step.
+BESIDE = ("{stem}.npz", "{stem}__grads.tsv")
 LARGE = re.compile("swin-l|deeplabv3|pspnet")
 ROWS = pytest.StashKey[list]()
 
@@ -32,10 +44,11 @@ class Differences:
     configuration: str
     case: str
     rows: list
+    tolerance: float = TOLERANCE
     failures: list[str] = field(default_factory=list)
 
     def compare(self, name: str, ours, golden, scale: float | None = None) -> None:
-        """Largest absolute difference over the golden array's largest value (or `scale`), at most TOLERANCE."""
+        """Largest absolute difference over the golden array's largest value (or `scale`), at most the tolerance."""
         ours = ours.detach().numpy() if isinstance(ours, torch.Tensor) else np.asarray(ours)
         if ours.size == golden.size == 0:
             self._note(name, "equal", True)
@@ -47,7 +60,7 @@ class Differences:
         else:
             largest = np.abs(ours - golden.astype(np.float64)).max() if golden.size else 0.0
             relative = largest / max(np.abs(golden).max() if scale is None else scale, 1e-30)
-            self._note(name, f"{relative:.1e}", bool(relative <= TOLERANCE))
+            self._note(name, f"{relative:.1e}", bool(relative <= self.tolerance))
 
     def compare_pixels(self, name: str, ours, golden, allowed: float) -> None:
         """The share of pixels that differ, at most `allowed`."""
@@ -57,7 +70,7 @@ class Differences:
     def compare_loss(self, name: str, ours: float, golden: float) -> None:
         """|ours - golden| over max(|ours|, 1e-6)."""
         relative = abs(ours - golden) / max(abs(ours), 1e-6)
-        self._note(name, f"{relative:.1e}", relative <= TOLERANCE)
+        self._note(name, f"{relative:.1e}", relative <= self.tolerance)
 
     def fail(self, name: str, why: str) -> None:
         self._note(name, why, False)
@@ -82,7 +95,7 @@ class Golden:
 
 def pytest_configure(config):
     config.stash[ROWS] = []
-    config.addinivalue_line("markers", "golden(pattern): runs once for each golden file of such a name")
+    config.addinivalue_line("markers", "golden(kind): runs once for each golden file of a kind of PATTERNS")
 
 
 def pytest_terminal_summary(terminalreporter, config):
@@ -104,11 +117,11 @@ def found(config, pattern: str) -> list[Golden]:
 
 
 def pytest_generate_tests(metafunc):
-    """Tests marked golden(PATTERN) run once for each file whose name the pattern matches."""
+    """Tests marked golden(KIND) run once for each file of that kind."""
     marker = metafunc.definition.get_closest_marker("golden")
     if marker is None:
         return
-    pattern = marker.args[0]
+    pattern = PATTERNS[marker.args[0]]
     files = found(metafunc.config, pattern)
     parameters = [
         pytest.param(
@@ -147,6 +160,7 @@ def arrays(golden) -> dict[str, np.ndarray]:
 @pytest.fixture
 def official_state(golden, official_weights: ModuleType, parity_folder: Path) -> dict[str, torch.Tensor]:
     """The rule's weights under the official names."""
+    assert golden.configuration in OFFICIAL, f"{golden.path.name}: {golden.configuration} is no official configuration"
     table = official_weights.read_keys(parity_folder / "keys" / f"{golden.configuration}.tsv")
     return {name: torch.from_numpy(value) for name, value in official_weights.make_state(table).items()}
 
@@ -154,7 +168,6 @@ def official_state(golden, official_weights: ModuleType, parity_folder: Path) ->
 @pytest.fixture
 def network(golden, official_state) -> KNet:
     """The configuration in float64, with the rule's weights, loaded as the importer does; nothing is dropped out."""
-    assert golden.configuration in OFFICIAL, f"{golden.configuration} is no official configuration"
     config = OFFICIAL[golden.configuration]()
     network = KNet(config)
     network.load_state_dict(to_ours(official_state, config), strict=True)
@@ -164,3 +177,11 @@ def network(golden, official_state) -> KNet:
         if hasattr(module, "drop_prob"):
             module.drop_prob = 0.0
     return network.double().eval()
+
+
+def unread(folder: Path) -> list[str]:
+    """Files that look like golden ones and that no test reads."""
+    names = {path.name for path in folder.glob("*") if path.suffix in (".npz", ".json", ".tsv")}
+    read = {name for name in names if any(re.fullmatch(pattern, name) for pattern in PATTERNS.values())}
+    steps = [name.removesuffix(".json") for name in read if name.endswith(".json")]
+    return sorted(names - read - {form.format(stem=stem) for stem in steps for form in BESIDE})

@@ -16,7 +16,9 @@ from training import losses
 from training.matcher import MatcherConfig, cost_matrix
 
 CONFIGURATION = "knet_s3_r50_fpn_1x_coco-panoptic"  # whose first stage's weights the parts have
-pytestmark = pytest.mark.golden(r"(components)()\.npz")
+# float64 on both sides, stored as such.
+TOLERANCE = 1e-12
+pytestmark = pytest.mark.golden("components")
 
 
 def fill(module, rule, ours: str):
@@ -29,6 +31,11 @@ def fill(module, rule, ours: str):
     }
     module.load_state_dict(state)
     return module.double().eval()
+
+
+@pytest.fixture(autouse=True)
+def _exact(differences):
+    differences.tolerance = TOLERANCE
 
 
 def as_tensors(arrays) -> dict[str, torch.Tensor]:

@@ -4,8 +4,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from model.served import make_served
 
-@pytest.mark.golden(r"(knet_s3_.*_ade20k)__(.*)\.npz")
+
+@pytest.mark.golden("semantic")
 def test_every_part_is_the_official_one(golden, network, arrays, official_weights, differences, tools):
     image = tools.make_input(official_weights, golden.case)
     seen = tools.capture(network, image)
@@ -46,3 +48,14 @@ def class_map(logits: torch.Tensor, input_size, shapes=None) -> torch.Tensor:
         logits = logits[..., :height, :width]
         logits = F.interpolate(logits, (original_height, original_width), mode="bilinear", align_corners=False)
     return logits.softmax(dim=1).argmax(dim=1)[0].int()
+
+
+@pytest.mark.golden("semantic")
+def test_the_graph_makes_the_official_map(golden, network, arrays, official_weights, differences, tools):
+    """The module that is exported, in float32, at the size of its input."""
+    if "argmax" not in arrays:
+        pytest.skip("the file holds no class map")
+    with torch.no_grad():
+        output = make_served(network.float())(**tools.graph_inputs(tools.make_input(official_weights, golden.case)))
+    differences.compare_pixels("argmax of the graph", output.class_map[0].numpy(), arrays["argmax"], allowed=1e-3)
+    differences.require()

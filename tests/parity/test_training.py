@@ -11,12 +11,10 @@ import torch
 from export.official_names import expected_tensors
 from training.criterion import Criterion, LossConfig, image_targets
 from training.dataset import Target
-from training.matcher import cost_matrix, match
+from training.matcher import cost_matrix
 from training.semantic_criterion import SemanticLossConfig, semantic_terms
 from training.targets import paint
 
-DETECTION = r"train__(knet_s3_.*_coco(?:-panoptic)?)__(\w+)\.json"
-SEMANTIC = r"train__(knet_s3_.*_ade20k)()\.json"
 SIZE = 128
 # Ours -> theirs, at the kernel head and at a stage.
 HEAD_TERMS = {"mask": "loss_rpn_mask", "dice": "loss_rpn_dice", "rank": "loss_rpn_rank", "seg": "loss_rpn_seg"}
@@ -30,7 +28,10 @@ def official_targets(parity_folder, tools):
 
 def case_images(case: str) -> list[int]:
     """Images of targets.py that a case trains on: bN, the first N; bN_nothing, those without things."""
-    batch = int(re.match(r"b(\d+)", case)[1])
+    known = re.fullmatch(r"b(\d+)(_nothing|_nostuff)?", case)
+    if known is None:
+        pytest.fail(f"no rule for the training case {case!r}; legal: bN, bN_nothing, bN_nostuff")
+    batch = int(known[1])
     return [2] * batch if case.endswith("_nothing") else list(range(batch))
 
 
@@ -51,23 +52,26 @@ def make_target(rule, image: int, num_things: int, with_stuff: bool) -> Target:
     )
 
 
-@pytest.mark.golden(DETECTION)
+@pytest.mark.golden("detection step")
 def test_a_detection_step_is_the_official_one(golden, network, official_weights, official_targets, differences):
     config = network.config
     images = case_images(golden.case)
     is_panoptic = config.kind == "panoptic"
     targets = [
-        make_target(official_targets, image, config.num_things, is_panoptic and not (golden.case == "b2_nostuff" and i))
+        make_target(
+            official_targets, image, config.num_things, is_panoptic and not (golden.case.endswith("_nostuff") and i)
+        )
         for i, image in enumerate(images)
     ]
     truth = [image_targets(target, config, torch.float64) for target in targets]
     pixels = torch.from_numpy(official_weights.make_image(SIZE, SIZE, len(images))).double()
     output = network.train()(pixels)
-    terms = Criterion(config, LossConfig())(output, truth)
+    criterion = Criterion(config, LossConfig())
+    terms = criterion(output, truth)
     expected = json.loads(golden.path.read_text())
 
     compare_losses(differences, rename_detection(terms, expected["losses"]), expected["losses"])
-    matches = stage_matches(output, truth, config)
+    matches = stage_matches(criterion, output, truth)
     compare_assignments(differences, matches, expected["matched_query_to_gt"])
     arrays_path = golden.path.with_suffix(".npz")
     if arrays_path.exists():
@@ -103,24 +107,19 @@ def compare_losses(differences, ours: dict[str, float], expected: dict[str, floa
         differences.fail(name, "they have no such loss")
 
 
-def stage_matches(output, truth, config) -> dict[str, list]:
-    """Where it is used -> for each image its costs and pairs: each stage's by the predictions before it."""
-    used = {"rpn": (output.mask_logits[0], None), "s0": (output.mask_logits[0], None)}
-    for stage in range(1, config.num_stages):
-        used[f"s{stage}"] = (output.mask_logits[stage], output.class_logits[stage - 1])
+def stage_matches(criterion, output, truth) -> dict[str, list]:
+    """Where it is used -> for each image its costs and the pairs that the criterion made."""
+    config, matcher = criterion.model, criterion.config.matcher
+    assignments = criterion.assign(output, truth)
     results = {}
-    for where, (masks, classes) in used.items():
-        results[where] = []
-        for i, target in enumerate(truth):
-            arguments = (
-                masks[i, : config.num_kernels].detach(),
-                None if classes is None else classes[i, : config.num_kernels, : config.num_things].detach(),
-                target.thing_masks,
-                target.thing_class,
-                LossConfig().matcher,
-            )
-            results[where].append((cost_matrix(*arguments), match(*arguments)))
-    return results
+    for stage, assignment in enumerate(assignments):
+        results[f"s{stage}"] = []
+        for i, (pair, target) in enumerate(zip(assignment, truth, strict=True)):
+            masks = output.mask_logits[stage][i, : config.num_kernels]
+            classes = output.class_logits[stage - 1][i, : config.num_kernels, : config.num_things] if stage else None
+            cost = cost_matrix(masks, classes, target.thing_masks, target.thing_class, matcher)
+            results[f"s{stage}"].append((cost, pair))
+    return {"rpn": results["s0"]} | results
 
 
 def compare_assignments(differences, matches, expected) -> None:
@@ -186,6 +185,7 @@ def seg_targets(images, truth, config) -> torch.Tensor:
 def compare_gradients(differences, network, path) -> None:
     """L2 norm and sum of every parameter's gradient, and which parameters have none."""
     if not path.exists():
+        differences.compare("gradients: none given", np.zeros(0), np.zeros(0))
         return
     official = expected_tensors(network.config)
     ours = dict(network.named_parameters())
@@ -216,7 +216,7 @@ def compare_gradients(differences, network, path) -> None:
         differences.compare(what, np.array([error]), np.zeros(1), scale=1.0)
 
 
-@pytest.mark.golden(SEMANTIC)
+@pytest.mark.golden("semantic step")
 def test_a_semantic_step_is_the_official_one(golden, network, official_weights, official_targets, differences):
     expected = json.loads(golden.path.read_text())
     network.train()

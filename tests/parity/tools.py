@@ -6,14 +6,27 @@ from pathlib import Path
 from types import ModuleType
 
 import numpy as np
+import pytest
 import torch
+
+from model.normalise import IMAGENET_MEAN, IMAGENET_STD
 
 
 def make_input(official_weights, case: str) -> torch.Tensor:
     """The input image that a golden file is named after, float64."""
-    kind, height, width = re.fullmatch(r"(noise|block)_(\d+)x(\d+)", case).groups()
+    known = re.fullmatch(r"(noise|block)_(\d+)x(\d+)", case)
+    if known is None:
+        pytest.fail(f"no rule for the input {case!r}; legal: noise_HxW, block_HxW")
+    kind, height, width = known.groups()
     make = official_weights.make_image if kind == "noise" else official_weights.make_block_image
     return torch.from_numpy(make(int(height), int(width))).double()
+
+
+def graph_inputs(image: torch.Tensor) -> dict[str, torch.Tensor]:
+    """A normalised image (1, 3, H, W) as the pixels that a graph normalises to it."""
+    mean, std = (torch.tensor(values).double().reshape(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    pixels = (image * std + mean).permute(0, 2, 3, 1).float()
+    return {"image": pixels, "valid_size": torch.tensor([image.shape[-2:]], dtype=torch.int32)}
 
 
 def capture(network, image: torch.Tensor) -> dict:
