@@ -23,19 +23,21 @@ from service.settings import Settings
 
 pytestmark = pytest.mark.slow
 
-CONFIGURATIONS = {
-    "knet_s3_r50_fpn_1x_coco-panoptic": "operator",
-    "knet_s3_r50_fpn_1x_coco": "operator",
-    "knet_s3_r101_dcn-c3-c5_fpn_ms-3x_coco-panoptic": "grid_sample",
-    "knet_s3_upernet_r50-d8_80k_adamw_ade20k": "operator",
-}
+# Configuration, and the form of deformable convolutions.
+ROUTES = [
+    ("knet_s3_r50_fpn_1x_coco-panoptic", "operator"),
+    ("knet_s3_r50_fpn_1x_coco", "operator"),
+    ("knet_s3_r101_dcn-c3-c5_fpn_ms-3x_coco-panoptic", "operator"),
+    ("knet_s3_r101_dcn-c3-c5_fpn_ms-3x_coco-panoptic", "grid_sample"),
+    ("knet_s3_upernet_r50-d8_80k_adamw_ade20k", "operator"),
+]
 WISHES = {"panoptic": {"score_threshold": 0.9, "overlap_threshold": 0.0}, "instance": {"score_threshold": 0.5}}
 
 
-@pytest.fixture(params=CONFIGURATIONS)
+@pytest.fixture(params=ROUTES, ids="-".join)
 def repository(request, official_weights, parity_folder, tmp_path):
     """A repository with one model, `official`, imported and exported by the commands' own code."""
-    name = request.param
+    name, deformable = request.param
     table = official_weights.read_keys(parity_folder / "keys" / f"{name}.tsv")
     state = {key: torch.from_numpy(value) for key, value in official_weights.make_state(table).items()}
     torch.save({"meta": {"exp_name": f"{name}.py"}, "state_dict": state}, tmp_path / "official.pth")
@@ -51,7 +53,7 @@ def repository(request, official_weights, parity_folder, tmp_path):
         images_below(images),
         provenance={},
         console=Console(),
-        deformable=CONFIGURATIONS[name],
+        deformable=deformable,
     )
     return tmp_path / "repository"
 
