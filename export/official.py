@@ -85,6 +85,14 @@ def import_official(path: Path, out: Path, configuration: str | None = None) -> 
     return recognised
 
 
+def digest_warning(path: Path) -> str | None:
+    """What to say of a file whose name ends in eight digits of a SHA-256, as published ones do, when it is not its own."""
+    named = re.search(r"-([0-9a-f]{8})\.pth$", path.name)
+    if named is None or file_sha256(path).startswith(named[1]):
+        return None
+    return f"the name of {path.name} says that its SHA-256 begins with {named[1]}, which it does not: is it damaged?"
+
+
 def read_official(path: Path) -> OfficialFile:
     """Unpickle tensors and plain metadata alone: nothing in the file is executed.
 

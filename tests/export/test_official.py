@@ -1,5 +1,6 @@
 """The importer on files that are made here: the published ones cannot be had."""
 
+import hashlib
 import json
 import os
 import pickle
@@ -12,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from timm.models.swin_transformer import PatchMerging
 
-from export.official import IMPORTED, OfficialFile, import_official, read_official, recognise
+from export.official import IMPORTED, OfficialFile, digest_warning, import_official, read_official, recognise
 from export.official_names import expected_tensors, to_official, to_ours
 from model.checkpoint import load
 from model.official import OFFICIAL
@@ -249,6 +250,15 @@ def test_a_file_that_fits_nothing_leaves_no_checkpoint(tmp_path):
     with pytest.raises(ValueError, match="of no official K-Net; the first of its tensors: weight"):
         import_official(tmp_path / "other.pth", tmp_path / "checkpoint")
     assert not (tmp_path / "checkpoint").exists()
+
+
+def test_a_digest_in_the_name_that_is_not_the_files_is_pointed_out(tmp_path):
+    path = tmp_path / "knet-12345678.pth"
+    path.write_bytes(b"content")
+    assert "begins with 12345678, which it does not" in digest_warning(path)
+    named = path.rename(tmp_path / f"knet-{hashlib.sha256(b'content').hexdigest()[:8]}.pth")
+    assert digest_warning(named) is None
+    assert digest_warning(named.rename(tmp_path / "epoch_12.pth")) is None
 
 
 class Malicious:
