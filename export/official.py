@@ -86,7 +86,7 @@ def import_official(path: Path, out: Path, configuration: str | None = None) -> 
 
 
 def digest_warning(path: Path) -> str | None:
-    """What to say of a file whose name ends in eight digits of a SHA-256, as published ones do, when it is not its own."""
+    """What to say of a file whose name ends in digits of a SHA-256, as published ones do, when they are not its own."""
     named = re.search(r"-([0-9a-f]{8})\.pth$", path.name)
     if named is None or file_sha256(path).startswith(named[1]):
         return None
