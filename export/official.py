@@ -5,7 +5,6 @@ import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from functools import cache
 from math import isqrt
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy._core import multiarray  # numpy names no public place for them
+from timm.models.swin_transformer import get_relative_position_index
 from torch import Tensor
 
 from export.new_folder import new_folder
@@ -59,7 +59,26 @@ class Recognised:
     unused: dict[str, str]  # what is not used, each with the reason
 
 
-def import_official(path: Path, out: Path, configuration: str | None = None) -> Recognised:
+@dataclass(frozen=True)
+class Imported:
+    """What `import.json` holds: the file, and what it was recognised as."""
+
+    file: str
+    sha256: str
+    recognised: Recognised
+
+    @property
+    def warning(self) -> str | None:
+        """Of a name that ends in eight digits of a SHA-256, as published ones do, which are not the file's."""
+        named = re.search(r"-([0-9a-f]{8})\.pth$", self.file)
+        if named is None or self.sha256.startswith(named[1]):
+            return None
+        return (
+            f"the name of {self.file} says that its SHA-256 begins with {named[1]}, which it does not: is it damaged?"
+        )
+
+
+def import_official(path: Path, out: Path, configuration: str | None = None) -> Imported:
     """Write the checkpoint `out` of the official file `path`; beside it `import.json`, which says where it is from.
 
     Args:
@@ -78,19 +97,11 @@ def import_official(path: Path, out: Path, configuration: str | None = None) -> 
     network.load_state_dict(to_ours(file.state, config, recognised.swin), strict=True)
     if broken := [name for name, value in network.state_dict().items() if not value.isfinite().all()]:
         raise ValueError(f"{path}: values that are not finite, or too large for float32, in {_first(broken)}")
-    origin = {"file": path.name, "sha256": file_sha256(path), **asdict(recognised)}
+    imported = Imported(path.name, file_sha256(path), recognised)
     with new_folder(out) as work:
-        (work / IMPORTED).write_text(json.dumps(origin, indent=2) + "\n")
+        (work / IMPORTED).write_text(json.dumps(asdict(imported), indent=2) + "\n")
         save(network, work)
-    return recognised
-
-
-def digest_warning(path: Path) -> str | None:
-    """What to say of a file whose name ends in digits of a SHA-256, as published ones do, when they are not its own."""
-    named = re.search(r"-([0-9a-f]{8})\.pth$", path.name)
-    if named is None or file_sha256(path).startswith(named[1]):
-        return None
-    return f"the name of {path.name} says that its SHA-256 begins with {named[1]}, which it does not: is it damaged?"
+    return imported
 
 
 def read_official(path: Path) -> OfficialFile:
@@ -252,17 +263,9 @@ def _is_window_index(name: str, value: Tensor, expected: Mapping[str, Expected])
     table = expected.get(name.removesuffix("_index") + "_bias_table") if name.endswith("_index") else None
     if table is None:
         return False
-    index = _window_index((isqrt(table.shape[0]) + 1) // 2)
+    side = (isqrt(table.shape[0]) + 1) // 2  # the table has an entry for each of (2 side - 1) ** 2 distances
+    index = get_relative_position_index(side, side)
     return value.dtype in _INTEGERS and value.shape == index.shape and torch.equal(value.to(index.dtype), index)
-
-
-@cache
-def _window_index(side: int) -> Tensor:
-    """(side ** 2, side ** 2): for each pair of tokens of a window, their entry in its bias table."""
-    y, x = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
-    position = torch.stack((y.flatten(), x.flatten()))
-    relative = position[:, :, None] - position[:, None, :] + side - 1
-    return relative[0] * (2 * side - 1) + relative[1]
 
 
 def _size(shape: tuple[int, ...]) -> str:

@@ -180,11 +180,12 @@ def import_(
     code: tensors, numbers and text are all that is read. docs/official_checkpoints.md lists the published files.
     """
     with _explained("export"):
-        from export.official import digest_warning, import_official
+        from export.official import import_official
 
-        if (warning := digest_warning(file)) is not None:
-            typer.secho(f"Warning: {warning}", fg=typer.colors.YELLOW, err=True)
-        found = import_official(file, out, config)
+        imported = import_official(file, out, config)
+        if imported.warning is not None:
+            typer.secho(f"Warning: {imported.warning}", fg=typer.colors.YELLOW, err=True)
+        found = imported.recognised
         others = [name for name in found.fitting if name != found.name]
         typer.echo(f"{found.name} ({found.chosen_by})" + (f"; also fits: {', '.join(others)}" if others else ""))
         for reason in dict.fromkeys(found.unused.values()):

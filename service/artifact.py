@@ -20,6 +20,7 @@ from service.errors import ArtifactError
 SCHEMA_VERSION = 2
 FILE_NAME = "artifact.json"
 
+Merge = Literal["official", "confident"]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Side = Annotated[int, Field(gt=0)]
 Byte = Annotated[int, Field(ge=0, le=255)]
@@ -146,7 +147,7 @@ class ArtifactMetadata(_Frozen):
     geometry: Geometry
     output_stride: Literal[1, 2, 4, 8]
     mask_upsample: Literal[1, 2, 4] = 1
-    merge: Literal["official", "confident"] = "official"
+    merge: Merge = "official"
     mask_quality: bool = False
     num_slots: int = Field(gt=0)
     uses_image_statistics: bool

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.artifact import Category, Geometry, Thresholds, Variant
+from service.artifact import Category, Geometry, Merge, Thresholds, Variant
 
 Task = Literal["panoptic", "instance", "semantic"]
 Format = Literal["rle", "png", "overlay"]
@@ -135,7 +135,7 @@ class ModelVersion(BaseModel):
     geometry: Geometry
     thresholds: Thresholds
     output_stride: int
-    merge: Literal["official", "confident"] = Field(
+    merge: Merge = Field(
         description="`official`: all kernels compete for a pixel, and those rejected leave void; `confident`: only "
         "kernels above the score threshold compete"
     )

@@ -1,6 +1,7 @@
 import dataclasses
 import importlib.util
 import os
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -29,7 +30,10 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(config, items):
-    """Large networks run when they are asked for."""
+    """Networks of seconds and gigabytes run when they are asked for, so that the suite can run before every commit.
+
+    `--golden` asks for all, and so does `-m slow`; CONTRIBUTING.md has the command.
+    """
     if config.getoption("--golden") or "slow" in (config.getoption("-m") or ""):
         return
     skip = pytest.mark.skip(reason="large; run with: pytest -m slow")
@@ -150,13 +154,19 @@ def parity_folder(pytestconfig) -> Path:
 
 
 @pytest.fixture(scope="session")
-def official_weights(parity_folder) -> ModuleType:
+def official_weights(parity_folder, load_module) -> ModuleType:
     """The rule that makes the official code's weights from their names."""
     return load_module(parity_folder / "weights.py")
 
 
-def load_module(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"official_{path.stem}", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+@pytest.fixture(scope="session")
+def load_module() -> Callable[[Path], ModuleType]:
+    """Loads a Python file that is in no package: test folders are none, so that their files have no names."""
+
+    def load(path: Path) -> ModuleType:
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    return load

@@ -114,11 +114,7 @@ class Criterion:
 
     def assign(self, output: KNetOutput, targets: Sequence[ImageTargets]) -> list[list[Match]]:
         """For each stage, the pairs of each image, by the predictions before it; the kernel head has stage 0's."""
-        before = [None, *output.class_logits[:-1]]
-        return [
-            self._match(at_least_float32(masks), classes, output.active, targets)
-            for masks, classes in zip(output.mask_logits[:-1], before, strict=True)
-        ]
+        return [self._assign_stage(output, targets, stage) for stage in range(len(output.class_logits))]
 
     @torch.no_grad()
     def class_accuracy(self, output: KNetOutput, targets: Sequence[ImageTargets]) -> float:
@@ -126,7 +122,7 @@ class Criterion:
 
         The highest of the thing columns counts: the others are never trained for a thing's kernel.
         """
-        matches = self.assign(output, targets)[-1]
+        matches = self._assign_stage(output, targets, len(output.class_logits) - 1)
         predicted = output.class_logits[-1][:, :, : self.model.num_things].argmax(dim=2)
         right = [
             predicted[i, pair.kernel] == target.thing_class[pair.target]
@@ -134,6 +130,10 @@ class Criterion:
         ]
         each = torch.cat(right)
         return float(each.float().mean()) if len(each) else 1.0
+
+    def _assign_stage(self, output: KNetOutput, targets: Sequence[ImageTargets], stage: int) -> list[Match]:
+        classes = output.class_logits[stage - 1] if stage else None
+        return self._match(at_least_float32(output.mask_logits[stage]), classes, output.active, targets)
 
     def _match(
         self, mask_logits: Tensor, class_logits: Tensor | None, active: Tensor | None, targets: Sequence[ImageTargets]

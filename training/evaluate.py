@@ -1,6 +1,5 @@
 """Run a network over a data set through the very path that serves: geometry, graph, tiles, segments."""
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, cast
 
@@ -28,12 +27,11 @@ class TorchSession:
 
     def __init__(self, network: KNet) -> None:
         self.model = make_served(network)
-        self.input_names = tuple(inspect.signature(self.model.forward).parameters)
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Run the graph once."""
         with torch.inference_mode():
-            output = self.model(**{name: torch.from_numpy(inputs[name]) for name in self.input_names if name in inputs})
+            output = self.model(**{name: torch.from_numpy(array) for name, array in inputs.items()})
         return {name: tensor.numpy() for name, tensor in output._asdict().items()}
 
 

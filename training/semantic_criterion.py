@@ -3,8 +3,6 @@
 B batch, K classes, (H, W) the image.
 """
 
-from dataclasses import dataclass
-
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -14,15 +12,10 @@ from model.precision import at_least_float32
 IGNORED = 255  # label of pixels that no loss looks at
 
 
-@dataclass(frozen=True, kw_only=True)
-class SemanticLossConfig:
-    """Weights of the terms; the defaults are the paper's."""
-
-    map_weight: float = 1.0  # of the kernel head's map and of each stage's
-    auxiliary_weight: float = 0.4
+AUXILIARY_WEIGHT = 0.4  # of the auxiliary head's map; all others have 1
 
 
-def semantic_terms(output: KNetOutput, labels: Tensor, config: SemanticLossConfig) -> dict[str, Tensor]:
+def semantic_terms(output: KNetOutput, labels: Tensor) -> dict[str, Tensor]:
     """Named weighted terms; the total loss is their sum.
 
     Args:
@@ -31,11 +24,10 @@ def semantic_terms(output: KNetOutput, labels: Tensor, config: SemanticLossConfi
     """
     names = ["head", *(f"s{stage}" for stage in range(len(output.mask_logits) - 1))]
     terms = {
-        f"{name}_map": config.map_weight * _cross_entropy(logits, labels)
-        for name, logits in zip(names, output.mask_logits, strict=True)
+        f"{name}_map": _cross_entropy(logits, labels) for name, logits in zip(names, output.mask_logits, strict=True)
     }
     if output.auxiliary_logits is not None:
-        terms["auxiliary_map"] = config.auxiliary_weight * _cross_entropy(output.auxiliary_logits, labels)
+        terms["auxiliary_map"] = AUXILIARY_WEIGHT * _cross_entropy(output.auxiliary_logits, labels)
     return terms
 
 

@@ -1,6 +1,5 @@
 """The importer on files that are made here: the published ones cannot be had."""
 
-import hashlib
 import json
 import os
 import pickle
@@ -13,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from timm.models.swin_transformer import PatchMerging
 
-from export.official import IMPORTED, OfficialFile, digest_warning, import_official, read_official, recognise
+from export.official import IMPORTED, Imported, OfficialFile, import_official, read_official, recognise
 from export.official_names import expected_tensors, to_official, to_ours
 from model.checkpoint import load
 from model.official import OFFICIAL
@@ -208,15 +207,15 @@ def test_a_file_in_mmcvs_wrapping_becomes_a_checkpoint(tmp_path):
     optimizer = {"param_groups": [{"lr": 1e-4}], "state": {}}
     torch.save({"meta": meta, "state_dict": {f"module.{k}": v for k, v in state.items()}, "optimizer": optimizer}, path)
 
-    found = import_official(path, tmp_path / "checkpoint")
+    found = import_official(path, tmp_path / "checkpoint").recognised
     assert (found.name, found.chosen_by) == (R50_3X, "named by the file's metadata")
     network = load(tmp_path / "checkpoint")
     assert network.config == OFFICIAL[R50_3X]()
     theirs = to_official(network.state_dict(), network.config)
     assert all(torch.equal(theirs[name], state[name]) for name in state)
     origin = json.loads((tmp_path / "checkpoint" / IMPORTED).read_text())
-    assert (origin["file"], origin["fitting"]) == ("epoch_36.pth", [R50, R50_3X])
-    assert origin["unused"] == {"optimizer": "no part of the network"}
+    assert (origin["file"], origin["recognised"]["fitting"]) == ("epoch_36.pth", [R50, R50_3X])
+    assert origin["recognised"]["unused"] == {"optimizer": "no part of the network"}
 
     with pytest.raises(ValueError, match="is not empty; name a new folder"):
         import_official(path, tmp_path / "checkpoint")
@@ -252,13 +251,12 @@ def test_a_file_that_fits_nothing_leaves_no_checkpoint(tmp_path):
     assert not (tmp_path / "checkpoint").exists()
 
 
-def test_a_digest_in_the_name_that_is_not_the_files_is_pointed_out(tmp_path):
-    path = tmp_path / "knet-12345678.pth"
-    path.write_bytes(b"content")
-    assert "begins with 12345678, which it does not" in digest_warning(path)
-    named = path.rename(tmp_path / f"knet-{hashlib.sha256(b'content').hexdigest()[:8]}.pth")
-    assert digest_warning(named) is None
-    assert digest_warning(named.rename(tmp_path / "epoch_12.pth")) is None
+def test_a_digest_in_the_name_that_is_not_the_files_is_pointed_out():
+    found = recognise(OfficialFile(shapes_alone(R101), {}))
+    digest = "12345678" + 56 * "0"
+    assert Imported("knet-12345678.pth", digest, found).warning is None
+    assert Imported("epoch_12.pth", digest, found).warning is None
+    assert "begins with 87654321, which it does not" in Imported("knet-87654321.pth", digest, found).warning
 
 
 class Malicious:

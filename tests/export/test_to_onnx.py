@@ -74,9 +74,12 @@ def test_sizes_and_batches_other_than_the_traced_ones_equal_pytorch(one):
         inputs = {
             "image": rng.integers(0, 256, (batch, height, width, 3), dtype=np.uint8),
             "valid_size": np.array([[height, width], [height - 9, width - 30], [40, 33]], np.int32)[:batch],
-            "score_threshold": np.array([0.3, 0.5, 0.7], np.float32)[:batch],
-            "overlap_threshold": np.array([0.5, 0.1, 0.8], np.float32)[:batch],
         }
+        if config.kind == "panoptic":
+            inputs |= {
+                "score_threshold": np.array([0.3, 0.5, 0.7], np.float32)[:batch],
+                "overlap_threshold": np.array([0.5, 0.1, 0.8], np.float32)[:batch],
+            }
         if config.normalisation == "image":
             inputs |= {
                 "pixel_mean": np.array([127, 90, 140], np.float32)[:batch],

@@ -1,4 +1,3 @@
-import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,11 +13,9 @@ TINY = Path(__file__).parents[1] / "service" / "tiny_artifact.py"
 
 
 @pytest.fixture(scope="session")
-def nuclei_repository(tmp_path_factory) -> Path:
+def nuclei_repository(tmp_path_factory, load_module) -> Path:
     """A repository whose model `nuclei` is the service tests' tiny graph: red values are segments."""
-    spec = importlib.util.spec_from_file_location("tiny_artifact", TINY)
-    tiny = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tiny)
+    tiny = load_module(TINY)
     folder = tmp_path_factory.mktemp("nuclei")
     tiny.write_artifact(folder, name="nuclei", version="1")
     tiny.write_artifact(folder, name="nuclei", version="2", stride=2)

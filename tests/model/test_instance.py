@@ -15,15 +15,7 @@ def make_network(config):
     return network
 
 
-def make_inputs(valid_size=None):
-    generator = torch.Generator().manual_seed(6)
-    return {
-        "image": torch.randint(0, 256, (2, 64, 96, 3), generator=generator, dtype=torch.uint8),
-        "valid_size": torch.tensor(valid_size or [[64, 96]] * 2, dtype=torch.int32),
-    }
-
-
-def test_outputs_are_those_of_the_contract(instance_config):
+def test_outputs_are_those_of_the_contract(instance_config, make_inputs):
     model = make_served(make_network(instance_config))
     assert isinstance(model, InstanceModel)
     with torch.inference_mode():
@@ -44,11 +36,11 @@ def test_a_kernel_may_come_back_under_several_classes():
     assert best_instances(scores, 100)[0].shape == (1, 6)
 
 
-def test_masks_may_reach_into_the_padding(instance_config):
+def test_masks_may_reach_into_the_padding(instance_config, make_inputs):
     """As in the official code, whose masks are cut after they are enlarged."""
     model = make_served(make_network(instance_config))
     with torch.inference_mode():
-        logits = model(**make_inputs([[64, 96], [40, 50]])).mask_logits
+        logits = model(**make_inputs(valid_size=[[64, 96], [40, 50]])).mask_logits
     assert (logits[1, :, 6:] > -1e3).all()
 
 
@@ -63,7 +55,7 @@ def test_rescoring_multiplies_by_the_mean_probability_inside_the_mask():
     assert (instance_scores(output, rescore=False) == 0.5).all()
 
 
-def test_the_config_chooses_rescoring(instance_config):
+def test_the_config_chooses_rescoring(instance_config, make_inputs):
     config = dataclasses.replace(instance_config, mask_quality=True)
     network = make_network(instance_config)
     rescored = make_network(config)

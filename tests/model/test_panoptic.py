@@ -19,19 +19,19 @@ def make_model(config):
     return PanopticModel(network)
 
 
-def make_inputs(batch=2, height=64, width=96, valid_size=None):
-    generator = torch.Generator().manual_seed(6)
-    return {
-        "image": torch.randint(0, 256, (batch, height, width, 3), generator=generator, dtype=torch.uint8),
-        "valid_size": torch.tensor(valid_size or [[height, width]] * batch, dtype=torch.int32),
-        "score_threshold": torch.zeros(batch),
-        "overlap_threshold": torch.zeros(batch),
-        "pixel_mean": torch.full((batch,), 127.0),
-        "pixel_std": torch.full((batch,), 70.0),
-    }
+@pytest.fixture
+def make_inputs(make_inputs):
+    """With thresholds that keep everything, and the statistics of the image."""
+
+    def make(batch=2, **size):
+        statistics = {"pixel_mean": torch.full((batch,), 127.0), "pixel_std": torch.full((batch,), 70.0)}
+        thresholds = {"score_threshold": torch.zeros(batch), "overlap_threshold": torch.zeros(batch)}
+        return make_inputs(batch, **size) | thresholds | statistics
+
+    return make
 
 
-def test_outputs_have_the_types_of_the_contract(config):
+def test_outputs_have_the_types_of_the_contract(config, make_inputs):
     output = make_model(config)(**make_inputs())
     num_kernels, s = config.num_kernels + config.num_stuff, config.output_stride
     assert output.id_map.shape == (2, 64 // s, 96 // s)
@@ -40,7 +40,7 @@ def test_outputs_have_the_types_of_the_contract(config):
     assert all(x.dtype == torch.int32 for x in (output.id_map, output.segment_id, output.class_index, output.area))
 
 
-def test_segments_and_id_map_agree(config):
+def test_segments_and_id_map_agree(config, make_inputs):
     output = make_model(config)(**make_inputs())
     for id_map, segment_id, score, area in zip(
         output.id_map, output.segment_id, output.score, output.area, strict=True
@@ -54,20 +54,20 @@ def test_segments_and_id_map_agree(config):
         assert (by_id.diff() <= 0).all()
 
 
-def test_things_get_thing_classes_and_each_stuff_kernel_its_own(config):
+def test_things_get_thing_classes_and_each_stuff_kernel_its_own(config, make_inputs):
     output = make_model(config)(**make_inputs())
     assert (output.class_index[:, : config.num_kernels] < config.num_things).all()
     assert output.class_index[:, config.num_kernels :].tolist() == [[2, 3]] * 2
 
 
 @pytest.mark.parametrize("output_stride", [1, 2, 4])
-def test_output_stride_is_the_scale_of_the_id_map(learned_config, output_stride):
+def test_output_stride_is_the_scale_of_the_id_map(learned_config, output_stride, make_inputs):
     output = make_model(dataclasses.replace(learned_config, output_stride=output_stride))(**make_inputs())
     assert output.id_map.shape == (2, 64 // output_stride, 96 // output_stride)
 
 
 @pytest.mark.parametrize("output_stride", [1, 2])
-def test_pixels_outside_the_valid_size_are_void(config, output_stride):
+def test_pixels_outside_the_valid_size_are_void(config, output_stride, make_inputs):
     output = make_model(dataclasses.replace(config, output_stride=output_stride))(
         **make_inputs(valid_size=[[64, 96], [40, 51]])
     )
@@ -78,7 +78,7 @@ def test_pixels_outside_the_valid_size_are_void(config, output_stride):
     assert output.area[1].sum() <= rows * columns
 
 
-def test_what_lies_in_the_padding_does_not_matter(config):
+def test_what_lies_in_the_padding_does_not_matter(config, make_inputs):
     model, inputs = make_model(config), make_inputs(1, valid_size=[[40, 50]])
     changed = inputs["image"].clone()
     changed[:, 40:] = 255
@@ -87,7 +87,7 @@ def test_what_lies_in_the_padding_does_not_matter(config):
         assert torch.equal(ours, expected)
 
 
-def test_an_image_gets_the_same_answer_in_a_batch_and_alone(config):
+def test_an_image_gets_the_same_answer_in_a_batch_and_alone(config, make_inputs):
     model = make_model(config)
     inputs = make_inputs(valid_size=[[64, 96], [40, 50]])
     inputs["score_threshold"] = torch.tensor([0.0, 0.88])
@@ -99,7 +99,7 @@ def test_an_image_gets_the_same_answer_in_a_batch_and_alone(config):
         torch.testing.assert_close(alone.score[0], together.score[i], rtol=1e-4, atol=1e-6)
 
 
-def test_stuff_score_is_fixed_or_predicted(learned_config):
+def test_stuff_score_is_fixed_or_predicted(learned_config, make_inputs):
     fixed = dataclasses.replace(learned_config, fixed_stuff_score=0.75)
     scores = [make_model(config)(**make_inputs()).score for config in (learned_config, fixed)]
     assert (scores[1][:, -2:] == 0.75).all()
@@ -121,7 +121,7 @@ def test_a_thing_is_scored_in_the_thing_columns_and_stuff_in_its_own(learned_con
     assert is_stuff.tolist() == [False] * 6 + [True] * 2
 
 
-def test_slots_out_of_use_have_score_0(seeded_config):
+def test_slots_out_of_use_have_score_0(seeded_config, make_inputs):
     model, inputs = make_model(seeded_config), make_inputs(1)
     model.network.kernel_head.things.heat[2].bias.data.fill_(-20.0)  # no seed anywhere
     output = model(**inputs)
@@ -130,7 +130,7 @@ def test_slots_out_of_use_have_score_0(seeded_config):
     assert (model(**inputs).segment_id[:, : seeded_config.num_kernels] == 0).all()
 
 
-def test_own_statistics_are_needed_where_the_network_normalises_by_them(seeded_config):
+def test_own_statistics_are_needed_where_the_network_normalises_by_them(seeded_config, make_inputs):
     inputs = make_inputs(1)
     del inputs["pixel_mean"]
     with pytest.raises(ValueError, match="needs its mean and std"):

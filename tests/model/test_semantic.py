@@ -16,14 +16,6 @@ def make_network(config):
     return network
 
 
-def make_inputs(valid_size=None):
-    generator = torch.Generator().manual_seed(6)
-    return {
-        "image": torch.randint(0, 256, (2, 64, 96, 3), generator=generator, dtype=torch.uint8),
-        "valid_size": torch.tensor(valid_size or [[64, 96]] * 2, dtype=torch.int32),
-    }
-
-
 def test_each_kernel_is_a_class_and_makes_one_mask_a_stage(semantic_config):
     output = make_network(semantic_config)(torch.randn(2, 3, 64, 96))
     assert [tuple(x.shape) for x in output.mask_logits] == [(2, 4, 16, 24)] * 3
@@ -57,7 +49,7 @@ def test_classes_share_each_pixel_of_the_content(semantic_config):
     torch.testing.assert_close(kernels.class_shares(None).sum(dim=1), torch.ones(1, 8, 8))
 
 
-def test_the_class_map_is_the_highest_of_the_enlarged_logits(semantic_config):
+def test_the_class_map_is_the_highest_of_the_enlarged_logits(semantic_config, make_inputs):
     network, inputs = make_network(semantic_config), make_inputs()
     seen = []
     network.register_forward_hook(lambda _, __, output: seen.append(output))
@@ -68,9 +60,9 @@ def test_the_class_map_is_the_highest_of_the_enlarged_logits(semantic_config):
     assert len(class_map.unique()) > 1
 
 
-def test_padding_changes_nothing_within_the_receptive_field(semantic_config):
+def test_padding_changes_nothing_within_the_receptive_field(semantic_config, make_inputs):
     """Pixels of the padding are 0 to the network and belong to no class."""
-    model, inputs = make_served(make_network(semantic_config)), make_inputs([[64, 96], [40, 64]])
+    model, inputs = make_served(make_network(semantic_config)), make_inputs(valid_size=[[64, 96], [40, 64]])
     changed = dict(inputs, image=inputs["image"].clone())
     changed["image"][1, 40:] = 255
     changed["image"][1, :, 64:] = 7

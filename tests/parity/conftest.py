@@ -5,8 +5,8 @@ differences. File names say what they
 hold: CONFIG__INPUT.npz (forward), train__CONFIG[__CASE].json, .npz and __grads.tsv (training), components.npz.
 """
 
-import importlib.util
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -132,18 +132,22 @@ def pytest_generate_tests(metafunc):
         for one in files
     ]
     if not parameters:
+        # Not every folder has files of every kind. That a folder that is named has some is tested in test_discovery.py.
         reason = f"no golden file in {metafunc.config.golden_folder} has a name like {pattern}"
         parameters = [pytest.param(None, marks=pytest.mark.skip(reason=reason), id="none")]
     metafunc.parametrize("golden", parameters)
 
 
 @pytest.fixture(scope="session")
-def tools() -> ModuleType:
-    """The module beside this file; test folders are no packages, so that it cannot be imported by name."""
-    spec = importlib.util.spec_from_file_location("tools", Path(__file__).with_name("tools.py"))
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def tools(load_module) -> ModuleType:
+    """What the parity tests share."""
+    return load_module(Path(__file__).with_name("tools.py"))
+
+
+@pytest.fixture(scope="session")
+def unread() -> Callable[[Path], list[str]]:
+    """Names of the files of a folder that look like golden ones and that no test reads."""
+    return unread_files
 
 
 @pytest.fixture
@@ -179,8 +183,7 @@ def network(golden, official_state) -> KNet:
     return network.double().eval()
 
 
-def unread(folder: Path) -> list[str]:
-    """Files that look like golden ones and that no test reads."""
+def unread_files(folder: Path) -> list[str]:
     names = {path.name for path in folder.glob("*") if path.suffix in (".npz", ".json", ".tsv")}
     read = {name for name in names if any(re.fullmatch(pattern, name) for pattern in PATTERNS.values())}
     steps = [name.removesuffix(".json") for name in read if name.endswith(".json")]

@@ -14,7 +14,6 @@ from service import rle
 from service.geometry import Plan, Tile
 from service.instances import read_instances
 
-VOID = 133
 MASK_STRIDE = 4  # of the official configurations
 
 
@@ -82,14 +81,9 @@ def panoptic_arrays(config, output, arrays, tools) -> dict:
     probs = enlarged(output)
 
     def official_map(probs, score_threshold: float, overlap_threshold: float) -> np.ndarray:
-        """label + 1000 * running number; 133 is void."""
         thresholds = (torch.tensor([value], dtype=torch.float64) for value in (score_threshold, overlap_threshold))
         merged = merge(probs, score, is_stuff, *thresholds, rule=config.merge)
-        value = torch.full((int(merged.id_map.max()) + 1,), VOID)
-        kept = merged.segment_id[0] > 0
-        numbers = merged.segment_id[0][kept].long()
-        value[numbers] = class_index[0][kept] + 1000 * (numbers - 1)
-        return value[merged.id_map[0].long()].numpy()
+        return tools.official_map(merged.id_map[0], merged.segment_id[0], class_index[0])
 
     result = {
         "pan_official": official_map(probs, config.score_threshold, config.overlap_threshold),
@@ -163,11 +157,7 @@ def test_the_graph_makes_the_official_map(golden, network, arrays, official_weig
     inputs |= {"score_threshold": torch.tensor([0.95]), "overlap_threshold": torch.tensor([0.03])}
     with torch.no_grad():
         output = make_served(network.float())(**inputs)
-    value = torch.full((int(output.id_map.max()) + 1,), VOID)
-    kept = output.segment_id[0] > 0
-    numbers = output.segment_id[0][kept].long()
-    value[numbers] = output.class_index[0][kept].long() + 1000 * (numbers - 1)
-    ours = value[output.id_map[0].long()].numpy()
+    ours = tools.official_map(output.id_map[0], output.segment_id[0], output.class_index[0])
     # float32 against float64: a mask logit next to 0 may move everything after it (R101 of the references: 9 pixels).
     differences.compare_pixels("pan_relaxed of the graph", ours, arrays["pan_relaxed"], allowed=1e-3)
     differences.require()

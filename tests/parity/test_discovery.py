@@ -1,20 +1,17 @@
 """Golden files that are given must be read."""
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 
 
-def test_every_golden_file_is_read(pytestconfig, conftest):
+def test_every_golden_file_is_read(pytestconfig, unread):
     folder = pytestconfig.golden_folder
     if not pytestconfig.getoption("--golden") and not folder.is_dir():
         pytest.skip(f"{folder} is not here: the official code's numbers are kept beside the repository")
     assert list(folder.glob("*")), f"{folder} is empty"
-    assert conftest.unread(folder) == []
+    assert unread(folder) == []
 
 
-def test_unread_files_are_found(tmp_path, conftest):
+def test_unread_files_are_found(tmp_path, unread):
     for name in (
         "knet_s3_r50_fpn_1x_coco__noise_128x128.npz",
         "knet_s3_fcn_r50-d8_80k_adamw_ade20k__block_96x160.npz",
@@ -26,19 +23,10 @@ def test_unread_files_are_found(tmp_path, conftest):
         "README.md",
     ):
         (tmp_path / name).touch()
-    assert conftest.unread(tmp_path) == []
+    assert unread(tmp_path) == []
     for name in ("faster_rcnn__noise_128x128.npz", "train__knet_s3_r50_fpn_1x_coco__b1__grads.tsv"):
         (tmp_path / name).touch()
-    assert conftest.unread(tmp_path) == [
+    assert unread(tmp_path) == [
         "faster_rcnn__noise_128x128.npz",
         "train__knet_s3_r50_fpn_1x_coco__b1__grads.tsv",
     ]
-
-
-@pytest.fixture
-def conftest():
-    """The module beside this file, by its path."""
-    spec = importlib.util.spec_from_file_location("parity_conftest", Path(__file__).with_name("conftest.py"))
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module

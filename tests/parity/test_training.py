@@ -12,7 +12,7 @@ from export.official_names import expected_tensors
 from training.criterion import Criterion, LossConfig, image_targets
 from training.dataset import Target
 from training.matcher import cost_matrix
-from training.semantic_criterion import SemanticLossConfig, semantic_terms
+from training.semantic_criterion import semantic_terms
 from training.targets import paint
 
 SIZE = 128
@@ -22,8 +22,8 @@ STAGE_TERMS = {"class": "loss_cls", "mask": "loss_mask", "dice": "loss_dice", "r
 
 
 @pytest.fixture(scope="module")
-def official_targets(parity_folder, tools):
-    return tools.load_module(parity_folder / "targets.py")
+def official_targets(parity_folder, load_module):
+    return load_module(parity_folder / "targets.py")
 
 
 def case_images(case: str) -> list[int]:
@@ -241,7 +241,7 @@ def semantic_step(network, batch: int, weights, targets) -> dict:
     config = network.config
     labels = torch.from_numpy(targets.seg_label(SIZE, SIZE, config.num_classes, batch))[:, 0]
     output = network(torch.from_numpy(weights.make_image(SIZE, SIZE, batch)).double())
-    return semantic_terms(output, labels, SemanticLossConfig())
+    return semantic_terms(output, labels)
 
 
 def rename_semantic(terms) -> dict[str, float]:

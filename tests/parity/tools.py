@@ -1,15 +1,14 @@
 """What the parity tests share: inputs by name, outputs of the parts of a network, statistics."""
 
-import importlib.util
 import re
-from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
 
 from model.normalise import IMAGENET_MEAN, IMAGENET_STD
+
+VOID = 133  # the number of COCO's categories
 
 
 def make_input(official_weights, case: str) -> torch.Tensor:
@@ -56,9 +55,14 @@ def as_official(weights: torch.Tensor) -> torch.Tensor:
     return weights[..., None, None]
 
 
-def load_module(path: Path) -> ModuleType:
-    """A Python file that is in no package."""
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def official_map(id_map: torch.Tensor, segment_id: torch.Tensor, class_index: torch.Tensor) -> np.ndarray:
+    """One image's id-map (H, W) in official values: class + 1000 * running number of the segment; 133 is void.
+
+    Args:
+        segment_id, class_index: (N,) of each kernel.
+    """
+    value = torch.full((int(id_map.max()) + 1,), VOID)
+    kept = segment_id > 0
+    numbers = segment_id[kept].long()
+    value[numbers] = class_index[kept].long() + 1000 * (numbers - 1)
+    return value[id_map.long()].int().numpy()

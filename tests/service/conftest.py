@@ -1,4 +1,3 @@
-import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -12,12 +11,9 @@ from service.settings import Settings
 
 
 @pytest.fixture(scope="session")
-def tiny() -> ModuleType:
-    """The module beside this file; test folders are no packages, so that it cannot be imported by name."""
-    spec = importlib.util.spec_from_file_location("tiny_artifact", Path(__file__).with_name("tiny_artifact.py"))
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def tiny(load_module) -> ModuleType:
+    """Writes tiny artifacts."""
+    return load_module(Path(__file__).with_name("tiny_artifact.py"))
 
 
 @pytest.fixture(scope="session")
