@@ -15,7 +15,7 @@ from export.deformable import lowest_opset
 from export.errors import ExportError
 from model.config import KNetConfig
 from model.panoptic import PanopticModel
-from model.served import ServedModel, output_names
+from model.served import ServedModel
 
 OPSET = 18  # 19 with the operator for deformable convolution
 # TensorRT has no data-dependent shapes worth the name, and control flow stops every optimiser.
@@ -72,7 +72,7 @@ def export_onnx(model: ServedModel, path: Path) -> onnx.ModelProto:
             dynamo=True,
             dynamic_shapes=dynamic,
             input_names=list(inputs),
-            output_names=output_names(model),
+            output_names=list(model.output_names),
             opset_version=lowest_opset(model, OPSET),
             verbose=False,
         )

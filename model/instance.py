@@ -30,6 +30,8 @@ class InstanceOutput(NamedTuple):
 class InstanceModel(nn.Module):
     """Normalisation, network and the choice of the best instances."""
 
+    output_names = InstanceOutput._fields
+
     def __init__(self, network: KNet) -> None:
         super().__init__()
         self.network = network

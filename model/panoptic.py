@@ -25,6 +25,8 @@ class PanopticOutput(NamedTuple):
 class PanopticModel(nn.Module):
     """Normalisation, network and merge."""
 
+    output_names = PanopticOutput._fields
+
     def __init__(self, network: KNet) -> None:
         super().__init__()
         self.network = network

@@ -18,6 +18,8 @@ class SemanticOutput(NamedTuple):
 class SemanticModel(nn.Module):
     """Normalisation, network and the choice of the highest class."""
 
+    output_names = SemanticOutput._fields
+
     def __init__(self, network: KNet) -> None:
         super().__init__()
         self.network = network

@@ -11,7 +11,7 @@ from export.artifact import GRAPH, export_artifact, images_below
 from export.errors import ExportError
 from export.to_onnx import FORBIDDEN, round_weights
 from model.knet import KNet
-from model.served import ServedModel, make_served, output_names
+from model.served import ServedModel, make_served
 from service import artifact
 from service.session import OnnxSession
 from training.evaluate import TorchSession
@@ -38,7 +38,7 @@ def test_graph_has_the_contracts_inputs_and_outputs(one):
     if one.network.config.normalisation == "image":
         expected |= {"pixel_mean": np.float32, "pixel_std": np.float32}
     assert inputs == {name: np.dtype(kind) for name, kind in expected.items()}
-    assert [value.name for value in graph.output] == output_names(make_served(one.network))
+    assert [value.name for value in graph.output] == list(make_served(one.network).output_names)
 
 
 def test_graph_has_no_operator_that_engines_refuse(one):

@@ -4,7 +4,7 @@ import torch
 
 from model.instance import InstanceModel, best_instances, instance_scores
 from model.knet import KNet, KNetOutput
-from model.served import make_served, output_names
+from model.served import make_served
 
 
 def make_network(config):
@@ -20,7 +20,7 @@ def test_outputs_are_those_of_the_contract(instance_config, make_inputs):
     assert isinstance(model, InstanceModel)
     with torch.inference_mode():
         output = model(**make_inputs())
-    assert output_names(model) == ["score", "class_index", "mask_index", "mask_logits"]
+    assert model.output_names == ("score", "class_index", "mask_index", "mask_logits")
     assert output.mask_logits.shape == (2, 6, 8, 12)
     assert output.score.shape == output.class_index.shape == output.mask_index.shape == (2, 8)
     assert output.class_index.dtype == output.mask_index.dtype == torch.int32

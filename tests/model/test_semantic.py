@@ -5,7 +5,7 @@ import torch.nn.functional as F
 
 from model.knet import KNet
 from model.semantic import SemanticModel
-from model.served import make_served, output_names
+from model.served import make_served
 
 
 def make_network(config):
@@ -68,7 +68,7 @@ def test_padding_changes_nothing_within_the_receptive_field(semantic_config, mak
     changed["image"][1, :, 64:] = 7
     with torch.inference_mode():
         assert torch.equal(model(**inputs).class_map[1, :20, :32], model(**changed).class_map[1, :20, :32])
-    assert output_names(model) == ["class_map"]
+    assert model.output_names == ("class_map",)
 
 
 def test_kernels_of_parts_are_updated_part_by_part(semantic_config):
