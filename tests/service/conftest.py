@@ -1,10 +1,12 @@
-from collections.abc import Iterator
+import io
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
 import httpx
 import numpy as np
 import pytest
+from PIL import Image
 
 from service.server import background
 from service.settings import Settings
@@ -49,6 +51,24 @@ def scene() -> np.ndarray:
     image[30:44, 2:20, 0] = 7
     image[..., 1] = 40
     return image
+
+
+@pytest.fixture(scope="session")
+def png() -> Callable[[np.ndarray], bytes]:
+    """Makes the file of an RGB image."""
+
+    def make(image: np.ndarray) -> bytes:
+        file = io.BytesIO()
+        Image.fromarray(image).save(file, "PNG")
+        return file.getvalue()
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def read_png() -> Callable[[bytes], np.ndarray]:
+    """Reads a PNG file as an RGB image."""
+    return lambda data: np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
 
 
 def wait_ready(url: str) -> None:

@@ -13,22 +13,12 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:Depreca
 ROUTE = "/v1/models/tiny/segment"
 
 
-def png(image: np.ndarray) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(image).save(file, "PNG")
-    return file.getvalue()
-
-
-def read_png(data: bytes) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
-
-
 def without_timing(answer: dict) -> dict:
     return {key: value for key, value in answer.items() if key != "timing_ms"}
 
 
 @pytest.fixture
-def posted(scene) -> bytes:
+def posted(scene, png) -> bytes:
     return png(scene)
 
 
@@ -77,7 +67,7 @@ def test_every_form_of_body_gives_the_same_answer(http, posted):
     assert without_timing(only) == answers[0]
 
 
-def test_several_images_are_answered_in_their_order(http, scene):
+def test_several_images_are_answered_in_their_order(http, scene, png):
     other = np.full((20, 30, 3), 7, np.uint8)
     files = [("image", png(scene)), ("image", b"no image"), ("image", png(other)), ("image", b"")]
     response = http.post(ROUTE, files=files)
@@ -125,7 +115,7 @@ def test_thresholds_of_the_query_are_used(http, posted):
     assert len(many["segments"]) == 4
 
 
-def test_png_holds_the_ids_beside_the_segments(http, posted, scene):
+def test_png_holds_the_ids_beside_the_segments(http, posted, scene, read_png):
     answer = http.post(ROUTE, content=posted, params={"format": "png"}).json()
     assert all("segmentation" not in segment for segment in answer["segments"])
     ids = read_png(base64.b64decode(answer["png"])).astype(int) @ [1, 256, 65536]
@@ -141,7 +131,7 @@ def test_accept_png_gives_the_id_map_alone(http, posted):
     assert response.content == base64.b64decode(inside)
 
 
-def test_overlay_is_a_picture_with_the_masks_in_it(http, posted, scene):
+def test_overlay_is_a_picture_with_the_masks_in_it(http, posted, scene, read_png):
     answer = http.post(ROUTE, content=posted, params={"format": "overlay"}).json()
     assert all("counts" in segment["segmentation"] for segment in answer["segments"])
     picture = read_png(base64.b64decode(answer["overlay"]))

@@ -1,4 +1,3 @@
-import io
 import socket
 import struct
 import urllib.error
@@ -8,7 +7,6 @@ import zlib
 import httpx
 import numpy as np
 import pytest
-from PIL import Image
 
 from service.server import background
 from service.settings import Settings
@@ -16,14 +14,8 @@ from service.settings import Settings
 ROUTE = "/v1/models/tiny/segment"
 
 
-def png(image: np.ndarray) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(image).save(file, "PNG")
-    return file.getvalue()
-
-
 @pytest.fixture
-def posted(scene) -> bytes:
+def posted(scene, png) -> bytes:
     return png(scene)
 
 
@@ -171,7 +163,7 @@ def test_several_images_have_no_png_of_their_own(http, posted):
     check_problem(response, 422, "invalid-parameter", "one image")
 
 
-def test_failing_model_gives_a_500_that_keeps_its_inside_to_itself(http, tiny):
+def test_failing_model_gives_a_500_that_keeps_its_inside_to_itself(http, tiny, png):
     image = np.full((20, 20, 3), tiny.FAILING_RED, np.uint8)
     response = http.post(ROUTE, content=png(image))
     check_problem(response, 500, "internal-error", "request id")

@@ -1,13 +1,11 @@
 """Instance and semantic artifacts behind a real server."""
 
 import base64
-import io
 from collections.abc import Iterator
 
 import httpx
 import numpy as np
 import pytest
-from PIL import Image
 from pycocotools import mask as coco_mask
 
 from knet.client import KNetClient
@@ -56,16 +54,6 @@ def classes() -> np.ndarray:
     return image
 
 
-def png(image: np.ndarray) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(image).save(file, "PNG")
-    return file.getvalue()
-
-
-def read_png(data: bytes) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
-
-
 def check_refusal(response: httpx.Response, *words: str) -> None:
     assert response.status_code == 422, response.text
     problem = response.json()
@@ -74,7 +62,7 @@ def check_refusal(response: httpx.Response, *words: str) -> None:
         assert word in problem["detail"]
 
 
-def test_instance_masks_are_those_of_the_image_by_pycocotools(http, overlapping):
+def test_instance_masks_are_those_of_the_image_by_pycocotools(http, overlapping, png):
     answer = http.post(THINGS, content=png(overlapping)).json()
     assert (answer["task"], answer["warnings"]) == ("instance", [])
     assert [(s["id"], s["category"], s["score"]) for s in answer["segments"]] == [
@@ -87,7 +75,7 @@ def test_instance_masks_are_those_of_the_image_by_pycocotools(http, overlapping)
         assert segment["bbox"] == coco_mask.toBbox(segment["segmentation"]).tolist()
 
 
-def test_instance_categories_and_score_threshold_choose_segments(http, overlapping):
+def test_instance_categories_and_score_threshold_choose_segments(http, overlapping, png):
     def scores(**params) -> list[float]:
         answer = http.post(THINGS, content=png(overlapping), params=params).json()
         assert [segment["id"] for segment in answer["segments"]] == list(range(1, len(answer["segments"]) + 1))
@@ -101,17 +89,17 @@ def test_instance_categories_and_score_threshold_choose_segments(http, overlappi
 
 
 @pytest.mark.parametrize("task", ["panoptic", "semantic"])
-def test_instance_model_names_the_task_that_it_has(http, overlapping, task):
+def test_instance_model_names_the_task_that_it_has(http, overlapping, task, png):
     check_refusal(http.post(THINGS, content=png(overlapping), params={"task": task}), task, "things: instance")
 
 
-def test_overlapping_masks_have_no_png(http, overlapping):
+def test_overlapping_masks_have_no_png(http, overlapping, png):
     words = "overlapping masks have no PNG form", "format=overlay"
     check_refusal(http.post(THINGS, content=png(overlapping), params={"format": "png"}), *words)
     check_refusal(http.post(THINGS, content=png(overlapping), headers={"Accept": "image/png"}), *words)
 
 
-def test_overlay_of_an_instance_model_shows_the_best_mask_on_top(http, overlapping):
+def test_overlay_of_an_instance_model_shows_the_best_mask_on_top(http, overlapping, png, read_png):
     answer = http.post(THINGS, content=png(overlapping), params={"format": "overlay"}).json()
     assert all("counts" in segment["segmentation"] for segment in answer["segments"])
     picture = read_png(base64.b64decode(answer["overlay"]))
@@ -135,7 +123,7 @@ def test_thresholds_without_use_are_refused(http, route, name, words):
     check_refusal(http.post(route, content=b"", params={name: 0.5}), f"has no {name}", words)
 
 
-def test_semantic_model_gives_each_class_present_without_a_score(http, classes):
+def test_semantic_model_gives_each_class_present_without_a_score(http, classes, png):
     answer = http.post(CLASSES, content=png(classes)).json()
     assert answer["task"] == "semantic"
     assert [(s["id"], s["category"], s["score"]) for s in answer["segments"]] == [
@@ -147,17 +135,17 @@ def test_semantic_model_gives_each_class_present_without_a_score(http, classes):
         assert segment["area"] == mask.sum()
 
 
-def test_semantic_categories_choose_classes(http, classes):
+def test_semantic_categories_choose_classes(http, classes, png):
     answer = http.post(CLASSES, content=png(classes), params={"categories": "glass,cell"}).json()
     assert [(segment["id"], segment["category"]) for segment in answer["segments"]] == [(1, "cell"), (2, "glass")]
 
 
 @pytest.mark.parametrize("task", ["panoptic", "instance"])
-def test_semantic_model_names_the_task_that_it_has(http, classes, task):
+def test_semantic_model_names_the_task_that_it_has(http, classes, task, png):
     check_refusal(http.post(CLASSES, content=png(classes), params={"task": task}), task, "classes: semantic")
 
 
-def test_semantic_png_and_overlay_are_pictures_of_the_posted_size(http, classes):
+def test_semantic_png_and_overlay_are_pictures_of_the_posted_size(http, classes, png, read_png):
     picture = http.post(CLASSES, content=png(classes), headers={"Accept": "image/png"})
     np.testing.assert_array_equal(read_png(picture.content)[..., 0], classes[..., 0] + 1)
     answer = http.post(CLASSES, content=png(classes), params={"format": "overlay"}).json()
@@ -166,13 +154,13 @@ def test_semantic_png_and_overlay_are_pictures_of_the_posted_size(http, classes)
 
 @pytest.mark.parametrize("route", [THINGS, CLASSES])
 @pytest.mark.parametrize("size", [(1, 1), (7, 3), (63, 131), (250, 90)])
-def test_masks_of_images_of_any_size_cover_it(http, route, size):
+def test_masks_of_images_of_any_size_cover_it(http, route, size, png):
     segment = http.post(route, content=png(np.full((*size, 3), 1, np.uint8))).json()["segments"][0]
     assert (segment["area"], segment["bbox"]) == (size[0] * size[1], [0, 0, size[1], size[0]])
     assert coco_mask.decode(segment["segmentation"]).all()
 
 
-def test_several_images_get_an_answer_each(http, overlapping):
+def test_several_images_get_an_answer_each(http, overlapping, png):
     files = [("image", png(overlapping)), ("image", b"no image"), ("image", png(np.full((30, 20, 3), 2, np.uint8)))]
     first, second, third = http.post(THINGS, files=files).json()["results"]
     assert len(first["segments"]) == 4
