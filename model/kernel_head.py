@@ -89,6 +89,7 @@ class DetectionKernelHead(nn.Module):
                 torch.cat((place.centre, zeros[:, :, None].expand(-1, -1, 2)), dim=1),
                 torch.cat((place.falloff, zeros), dim=1),
                 torch.cat((place.bias, zeros), dim=1),
+                place.votes,
             )
         return Kernels(
             torch.cat((things.weights, stuff.to(things.weights.dtype)), dim=1),

@@ -118,7 +118,7 @@ class PlaceUpdate(nn.Module):
         log_factor, bias = self.falloff_and_bias(kernels).float().unbind(dim=2)
         # At most a factor of e^2 a stage. A falloff of 0 stays 0: such a kernel holds to no place.
         falloff = place.falloff * (2 * log_factor.tanh()).exp()
-        return Place(place.moved_to(hard_masks), falloff, place.bias + bias)
+        return Place(place.moved_to(hard_masks), falloff, place.bias + bias, place.votes)
 
 
 class KernelUpdateHead(nn.Module):

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from model.precision import full_precision
+
 # The logit of a pixel outside the image's valid area: it belongs to no mask. Its sigmoid is 0 in every precision,
 # and fp16 can hold it.
 OUTSIDE = -1e4
@@ -16,22 +18,34 @@ OUTSIDE = -1e4
 
 @dataclass(frozen=True)
 class Place:
-    """'Near here': what a kernel says about the coordinates of its pixels (our extension of the paper).
+    """'Near here': what a kernel says about where its pixels belong (our extension of the paper).
 
-    mask logit = kernel . feature + bias - falloff * |pixel - centre|^2, which is a kernel's product with four more
-    channels of the feature map, [1, y, x, y^2 + x^2]. Written as a distance it keeps its precision on large maps.
+    Every pixel votes for the centre of the object that it is part of, and
+
+        mask logit = kernel . feature + bias - falloff * |vote - centre|^2
+
+    which is the spatial embedding of Neven et al. (https://arxiv.org/abs/1906.11109), or a kernel's product with four
+    more channels of the feature map: [y, x, y^2 + x^2, 1] of the votes. It is what tells touching objects apart.
     """
 
     centre: Tensor  # (B, N, 2) float32
     falloff: Tensor  # (B, N) float32, per squared cell; 0: the kernel holds to no place
     bias: Tensor  # (B, N) float32
+    votes: Tensor  # (B, 2, h, w) float32
 
-    def logits(self, height: int, width: int) -> Tensor:
+    def logits(self) -> Tensor:
         """(B, N, h, w) float32: the place's part of the mask logits."""
-        y, x = _cells(height, width, self.centre)
-        dy = (y - self.centre[:, :, 0, None]).square() * self.falloff[:, :, None]
-        dx = (x - self.centre[:, :, 1, None]).square() * self.falloff[:, :, None]
-        return (self.bias[:, :, None] - dy)[:, :, :, None] - dx[:, :, None, :]
+        height, width = self.votes.shape[-2:]
+        # Measured from the middle of the map the squares stay small, and their differences exact to 0.01 of a logit.
+        middle = torch.tensor([(height - 1) / 2, (width - 1) / 2], device=self.votes.device, dtype=self.votes.dtype)
+        votes, centre = self.votes - middle[:, None, None], self.centre - middle
+        squares = votes.square().sum(dim=1, keepdim=True)
+        channels = torch.cat((votes, squares, torch.ones_like(squares)), dim=1)
+        falloff = self.falloff[:, :, None]
+        constant = self.bias[:, :, None] - falloff * centre.square().sum(dim=2, keepdim=True)
+        weights = torch.cat((2 * falloff * centre, -falloff, constant), dim=2)
+        with full_precision(weights):
+            return (weights @ channels.flatten(2)).unflatten(2, (height, width))  # type: ignore[no-any-return, no-untyped-call]
 
     def distance(self) -> Tensor:
         """(B, N, N) squared distance between centres, 0 where one of the two holds to no place."""
@@ -94,7 +108,7 @@ def filter_features(
     # Plain matrix products, here and below: every engine has them, not every one einsum.
     logits: Tensor = (weights @ features.flatten(2)).unflatten(2, (height, width))  # type: ignore[no-untyped-call]
     if place is not None:
-        logits = logits + place.logits(height, width)
+        logits = logits + place.logits()
     return logits if valid is None else torch.where(valid, logits, OUTSIDE)
 
 
@@ -105,4 +119,9 @@ def assemble_group_features(masks: Tensor, features: Tensor) -> Tensor:
         masks: (B, N, h, w), 0..1.
         features: (B, C, h, w).
     """
-    return masks.to(features.dtype).flatten(2) @ features.flatten(2).transpose(1, 2)
+    masks, features = masks.flatten(2), features.flatten(2).transpose(1, 2)
+    if torch.is_autocast_enabled(features.device.type):
+        # A sum over thousands of pixels exceeds fp16's range.
+        with full_precision(features):
+            return masks.float() @ features.float()
+    return masks.to(features.dtype) @ features

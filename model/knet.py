@@ -30,6 +30,7 @@ class KNetOutput:
     heat_logits: Tensor | None = None  # (B, 1, h, w), seeded kernels only
     active: Tensor | None = None  # (B, N) bool: slots in use; None: all
     auxiliary_logits: Tensor | None = None  # (B, K, h', w') of a coarser level, in training of semantic kernels only
+    votes: Tensor | None = None  # (B, 2, h, w), where each pixel says its object's centre is; seeded kernels only
 
 
 class KNet(nn.Module):
@@ -78,6 +79,7 @@ class KNet(nn.Module):
             head.heat_logits,
             kernels.active,
             self.auxiliary(levels[-2]) if self.auxiliary is not None and self.training else None,
+            None if kernels.place is None else kernels.place.votes,
         )
 
     def train(self, mode: bool = True) -> Self:

@@ -13,7 +13,8 @@ def random(*shape):
 
 
 def make_place(batch, num_kernels):
-    return Place(5 * random(batch, num_kernels, 2), random(batch, num_kernels).exp(), random(batch, num_kernels))
+    votes = 5 * random(batch, 2, 8, 8)
+    return Place(5 * random(batch, num_kernels, 2), random(batch, num_kernels).exp(), random(batch, num_kernels), votes)
 
 
 def make_interaction(placed):
@@ -50,7 +51,7 @@ def test_slots_out_of_use_change_nothing_for_the_others(placed):
     used = active[0].nonzero()[:, 0]
     alone = None
     if place is not None:
-        alone = Place(place.centre[:, used], place.falloff[:, used], place.bias[:, used])
+        alone = Place(place.centre[:, used], place.falloff[:, used], place.bias[:, used], place.votes)
     torch.testing.assert_close(expected, module(kernels[:, used], alone, None)[0])
 
 
@@ -58,7 +59,7 @@ def test_kernels_attend_less_to_distant_ones():
     module = make_interaction(placed=True)
     module.distance_weight.data.fill_(3.0)
     kernels, one = random(1, 3, 16), torch.ones(1, 3, dtype=torch.float64)
-    place = Place(torch.tensor([[[0.0, 0.0], [1.0, 0.0], [50.0, 50.0]]]).double(), one, one)
+    place = Place(torch.tensor([[[0.0, 0.0], [1.0, 0.0], [50.0, 50.0]]]).double(), one, one, random(1, 2, 8, 8))
     moved = kernels.clone()
     moved[:, 2] = random(1, 16)
     difference = (module(moved, place, None) - module(kernels, place, None)).abs().amax(dim=2)[0]

@@ -13,7 +13,7 @@ class Given(torch.nn.Module):
         super().__init__()
         self.heat = heat
 
-    def forward(self, localisation):
+    def forward(self, hidden):
         return self.heat.logit(eps=1e-6)
 
 
@@ -101,12 +101,21 @@ def test_more_kernels_than_cells_of_the_smallest_canvas_are_refused(seeded_confi
     assert dataclasses.replace(seeded_config, num_kernels=256).num_kernels == 256
 
 
-def test_the_heat_map_learns_through_its_logits_alone(seeded_config):
+def test_every_pixel_votes_for_itself_at_first(seeded_config):
+    module = SeededKernels(seeded_config)
+    maps = torch.randn(1, seeded_config.channels, 16, 18)
+    votes = module(maps, maps, None, None)[0].place.votes
+    y, x = torch.meshgrid(torch.arange(16.0), torch.arange(18.0), indexing="ij")
+    assert torch.equal(votes, torch.stack((y, x))[None])
+
+
+def test_the_heat_map_learns_through_its_logits_alone_and_the_votes_through_the_masks(seeded_config):
     torch.manual_seed(0)
     module = SeededKernels(seeded_config)
     maps = torch.randn(1, seeded_config.channels, 16, 16)
     kernels, heat_logits = module(maps, maps, None, None)
-    kernels.mask_logits.sum().backward()
-    assert module.heat[0].weight.grad is None
+    kernels.mask_logits.square().sum().backward(retain_graph=True)
+    assert module.heat.weight.grad is None
+    assert module.offsets.weight.grad.abs().max() > 0
     heat_logits.sum().backward()
-    assert module.heat[0].weight.grad is not None
+    assert module.heat.weight.grad is not None
