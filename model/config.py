@@ -97,6 +97,7 @@ class KNetConfig:
     output_stride: int = 4  # image pixels per pixel of the id-map; instance: of the masks, the feature stride
     score_threshold: float = 0.3  # defaults of the merge
     overlap_threshold: float = 0.6
+    min_area: int = 0  # panoptic: pixels of the posted image; smaller things are dropped
 
     def __post_init__(self) -> None:
         for name, is_legal, legal in self._rules():
@@ -133,6 +134,7 @@ class KNetConfig:
         yield "mask_quality", self.kind != "semantic" or not self.mask_quality, "for kind semantic: False"
         for name in ("score_threshold", "overlap_threshold"):
             yield name, 0 <= getattr(self, name) <= 1, "0..1"
+        yield "min_area", self.min_area >= 0 and (self.kind == "panoptic" or not self.min_area), "0 and above; panoptic"
         score = self.fixed_stuff_score
         yield "fixed_stuff_score", score is None or 0 <= score <= 1, "0..1, or None"
 
@@ -275,7 +277,7 @@ def knet_nuclei(categories: tuple[Category, ...]) -> KNetConfig:
     """Many small objects in images of any size: seeded kernels at stride 2 on a small backbone."""
     return KNetConfig(
         categories=categories,
-        backbone=BackboneConfig(name="tf_efficientnet_lite0", levels=(0, 1, 2, 3, 4)),
+        backbone=BackboneConfig(name="tf_efficientnet_lite2", levels=(0, 1, 2, 3, 4)),
         normalisation="image",
         fpn_channels=64,
         channels=128,
@@ -286,7 +288,7 @@ def knet_nuclei(categories: tuple[Category, ...]) -> KNetConfig:
         first_kernels="seeded",
         num_kernels=400,
         num_training_kernels=100,
-        num_stages=2,
+        num_stages=1,
         num_heads=4,
         ffn_channels=256,
         fixed_stuff_score=1.0,
@@ -296,4 +298,5 @@ def knet_nuclei(categories: tuple[Category, ...]) -> KNetConfig:
         output_stride=1,
         score_threshold=0.45,
         overlap_threshold=0.5,
+        min_area=20,
     )

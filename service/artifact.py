@@ -106,10 +106,11 @@ def round_up(length: int, multiple: int) -> int:
 
 
 class Thresholds(_Frozen):
-    """Defaults of the merge; a request may name others."""
+    """Defaults of the merge; a request may name others for the first two."""
 
     score: Fraction
     overlap: Fraction
+    min_area: Annotated[int, Field(ge=0)] = 0  # panoptic: pixels of the posted image; smaller things are dropped
 
 
 class Variant(_Frozen):

@@ -62,7 +62,9 @@ class Segmenter:
         results = [read(outputs, tile, plan.stride) for tile, outputs in self._run(scaled, plan, shared | thresholds)]
         joined = join_tiles(results, plan)
         id_map = cells_to_image(joined.id_map, plan)
-        return from_id_map(id_map, joined.class_index, joined.score, warnings=self._warn(results))
+        min_area = np.where(self._is_thing[joined.class_index], metadata.thresholds.min_area, 1)
+        warnings = self._warn(results)
+        return from_id_map(id_map, joined.class_index, joined.score, min_area=min_area, warnings=warnings)
 
     def _run(
         self, scaled: NDArray[np.uint8], plan: Plan, shared: Mapping[str, float]

@@ -34,11 +34,13 @@ def from_id_map(
     class_index: Sequence[int] | NDArray[np.integer],
     score: Sequence[float] | NDArray[np.floating],
     *,
+    min_area: NDArray[np.integer] | int = 1,
     warnings: Iterable[str] = (),
 ) -> Segmentation:
     """Number the segments of `id_map` (H, W) by descending score (ties by first id), with area and bbox.
 
-    Id `i` of the map has `class_index[i - 1]` and `score[i - 1]`; ids without a pixel are dropped.
+    Id `i` of the map has `class_index[i - 1]` and `score[i - 1]`; ids of fewer pixels than `min_area` (one for all, or
+    `min_area[i - 1]`), and those without any, are dropped: void.
 
     >>> result = from_id_map(np.array([[0, 2], [1, 2]], np.int32), [0, 0], [0.5, 0.9])
     >>> result.id_map.tolist(), [(s.id, s.score, s.bbox) for s in result.segments]
@@ -47,7 +49,7 @@ def from_id_map(
     classes = np.asarray(class_index, np.int64)
     scores = np.asarray(score, np.float64)
     area, boxes = _measure(id_map, len(classes) + 1)
-    present = np.flatnonzero(area[1:] > 0)
+    present = np.flatnonzero(area[1:] >= np.maximum(min_area, 1))
     order = present[np.argsort(-scores[present], kind="stable")]
     new_id = np.zeros(len(classes) + 1, np.int32)
     new_id[order + 1] = np.arange(1, len(order) + 1)

@@ -96,6 +96,16 @@ def test_thresholds_out_of_range_are_refused(make_segmenter, scene, value):
         make_segmenter().segment(scene, score_threshold=value)
 
 
+def test_things_below_the_artifacts_least_area_are_void_and_stuff_is_kept(make_segmenter, scene):
+    segmenter = make_segmenter()
+    thresholds = segmenter.metadata.thresholds
+    whole = summary(segmenter.segment(scene))
+    for min_area, expected in ((252, [whole[0], whole[2]]), (10_000, [whole[2]])):
+        changed = thresholds.model_copy(update={"min_area": min_area})
+        segmenter.metadata = segmenter.metadata.model_copy(update={"thresholds": changed})
+        assert summary(segmenter.segment(scene)) == expected
+
+
 def test_fit_answers_at_the_posted_size(make_segmenter):
     image = np.zeros((80, 160, 3), np.uint8)
     image[..., 0] = 12

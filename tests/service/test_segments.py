@@ -39,6 +39,13 @@ def test_equal_scores_keep_their_order():
     assert [segment.class_index for segment in result.segments] == [5, 6, 7]
 
 
+def test_segments_below_the_least_area_are_void():
+    id_map = np.array([[1, 2, 2, 3, 3, 3]], np.int32)
+    result = from_id_map(id_map, [0, 0, 1], [0.9, 0.8, 0.7], min_area=np.array([2, 2, 4]))
+    assert result.id_map.tolist() == [[0, 1, 1, 0, 0, 0]]
+    assert [(s.class_index, s.area) for s in result.segments] == [(0, 2)]
+
+
 def test_selection_renumbers_and_makes_the_rest_void():
     result = from_id_map(np.array([[1, 2, 3, 0]], np.int32), [0, 1, 0], [0.9, 0.8, 0.7])
     only = select(result, [0])
