@@ -1,6 +1,6 @@
 """Random changes of a training crop: where it is cut and how it lies, then its brightness, colour and noise.
 
-Legend: S crop size, C 1 (gray) or 3, h, w content, N pixels.
+Legend: S crop size, C 1 (gray) or 3, L layers, h, w content, N pixels.
 
 Every choice is drawn from the given generator and the transforms are torchvision's functional ones, so that a
 crop depends on nothing but its generator; torch's global one is shared with the thread that trains. Changes of
@@ -9,12 +9,17 @@ brightness and colour are made before the padding, which therefore stays 0.
 
 import math
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode  # type: ignore[import-untyped]
 from torchvision.transforms.v2 import functional as F
+
+from training.copy_paste import Donor, paste
+
+Placement = Literal["native", "fit"]
 
 SKETCH_SIZE = 64  # of the grid of pixels that stands for the whole image
 
@@ -30,7 +35,12 @@ class AugmentConfig:
     """How far crops are changed. Zero, or 1 for the scale, turns a change off."""
 
     crop_size: int = 160  # S, pixels
-    scale_jitter: float = 1.4  # scale is log-uniform in [1 / this, this]
+    # "native": a box is cut at the image's own scale, jittered; "fit": large-scale jitter, the image is scaled to fit
+    # the crop, times a factor, and then cut or padded.
+    placement: Placement = "native"
+    scale_jitter: float = 1.4  # native: scale is log-uniform in [1 / this, this]
+    fit_scale: tuple[float, float] = (0.1, 2.0)  # fit: the factor is uniform between these (Mask2Former's)
+    min_area: int = 4  # pixels of the crop; smaller pieces of segments become void
     pad_probability: float = 0.15  # of leaving the right part, the lower part or both empty, as served images have
     flip_probability: float = 0.5  # of mirroring left and right
     turns: bool = True  # by 0, 90, 180 or 270 degrees; with the flip all eight orientations
@@ -48,13 +58,22 @@ class AugmentConfig:
     channel_shift: float = 0.15  # colour: of each channel, in its standard deviations
     gray_probability: float = 0.15  # colour: of becoming gray
     shuffle_probability: float = 0.1  # colour: of another order of the channels
+    copy_paste_probability: float = 0.0  # of objects of another image of the same group, laid over this one
 
     def __post_init__(self) -> None:
         if self.crop_size < 1:
             raise ValueError(f"crop_size is {self.crop_size}; legal: at least 1 pixel")
         if self.scale_jitter < 1:
             raise ValueError(f"scale_jitter is {self.scale_jitter}; legal: 1 (none) or more")
+        if self.min_area < 1:
+            raise ValueError(f"min_area is {self.min_area}; legal: 1 pixel or more")
+        if self.placement not in get_args(Placement):
+            raise ValueError(f"placement is {self.placement!r}; legal: {', '.join(get_args(Placement))}")
+        if not 0 < self.fit_scale[0] <= self.fit_scale[1]:
+            raise ValueError(f"fit_scale is {self.fit_scale}; legal: two numbers above 0, the smaller first")
         for name, value in vars(self).items():
+            if not isinstance(value, int | float):
+                continue
             if name.endswith("_probability") and not 0 <= value <= 1:
                 raise ValueError(f"{name} is {value}; legal: 0 to 1")
             if value < 0:
@@ -63,30 +82,40 @@ class AugmentConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Crop:
-    """An augmented crop. Content lies at the top left; outside it image and id-map are 0."""
+    """An augmented crop. Content lies at the top left; outside it image and layers are 0."""
 
     image: Tensor  # uint8 (3, S, S)
-    id_map: Tensor  # int32 (S, S)
+    layers: Tensor  # int32 (L, S, S)
     valid_size: tuple[int, int]  # height and width of the content
     pixel_mean: float  # of the whole image in the colours of this crop, before gain, shift, noise and blur
     pixel_std: float
 
 
-def augment(image: Tensor, id_map: Tensor, *, is_gray: bool, config: AugmentConfig, rng: np.random.Generator) -> Crop:
-    """Cut and change a random crop of `image` (uint8 (3, H, W)) and `id_map` (int32 (H, W)).
+def augment(
+    image: Tensor,
+    layers: Tensor,
+    *,
+    is_gray: bool,
+    config: AugmentConfig,
+    rng: np.random.Generator,
+    donor: Donor | None = None,
+) -> Crop:
+    """Cut and change a random crop of `image` (uint8 (3, H, W)) and `layers` of segments (int32 (L, H, W)).
 
-    `is_gray` says that the three channels are equal; they stay equal.
+    `is_gray` says that the three channels are equal; they stay equal. Objects of a `donor` are pasted before the
+    colours are changed.
     """
     sketch = _sketch(image)
-    content, ids = scaled_crop(image[:1] if is_gray else image, id_map, config, rng)
-    if is_gray:
-        sketch = sketch[:1]
-    content, mean, std = change_pixels(content, sketch, config, rng)
-    height, width = ids.shape
+    content, ids = scaled_crop(image[:1] if is_gray else image, layers, config, rng)
+    if donor is not None:
+        donor_image = donor.image[:1] if donor.is_gray else donor.image
+        content, ids = paste(content, ids, *scaled_crop(donor_image, donor.layers, config, rng), donor, rng)
+    content, mean, std = change_pixels(content, sketch[: len(content)], config, rng)
+    height, width = ids.shape[1:]
     padding = [0, 0, config.crop_size - width, config.crop_size - height]  # left, top, right, bottom
     return Crop(
         image=F.pad(content, padding).expand(3, -1, -1),
-        id_map=F.pad(ids[None], padding)[0],
+        layers=F.pad(ids, padding),
         valid_size=(height, width),
         pixel_mean=mean,
         pixel_std=std,
@@ -94,26 +123,34 @@ def augment(image: Tensor, id_map: Tensor, *, is_gray: bool, config: AugmentConf
 
 
 def scaled_crop(
-    image: Tensor, id_map: Tensor, config: AugmentConfig, rng: np.random.Generator
+    image: Tensor, layers: Tensor, config: AugmentConfig, rng: np.random.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Cut a random box of `image` (C, H, W) and `id_map` (H, W), resize, flip and turn it: at most (S, S).
+    """Cut a random box of `image` (C, H, W) and `layers` (L, H, W), resize, flip and turn it: at most (S, S).
 
     The box is cut first, so that the cost is that of the crop whatever the size of the image.
     """
-    scale = math.exp(rng.uniform(-1, 1) * math.log(config.scale_jitter))
+    size = layers.shape[1:]
+    scale = _scale(max(size), config, rng)
     turns = int(rng.integers(4)) if config.turns else 0
     limits = _content_limits(config, rng)
-    cuts = [_cut(length, limit, scale, rng) for length, limit in zip(id_map.shape, limits, strict=True)]
+    cuts = [_cut(length, limit, scale, rng) for length, limit in zip(size, limits, strict=True)]
     (top, box_height, height), (left, box_width, width) = cuts
     image = F.crop(image, top, left, box_height, box_width)
-    ids = F.crop(id_map[None], top, left, box_height, box_width)
+    ids = F.crop(layers, top, left, box_height, box_width)
     if (box_height, box_width) != (height, width):
         image = F.resize(image, [height, width], antialias=True)
         # "Nearest exact" samples at pixel centres, as the bilinear one does; plain "nearest" is half a pixel off.
         ids = F.resize(ids, [height, width], interpolation=InterpolationMode.NEAREST_EXACT)
     if rng.random() < config.flip_probability:
         image, ids = F.horizontal_flip(image), F.horizontal_flip(ids)
-    return torch.rot90(image, turns, (1, 2)), torch.rot90(ids, turns, (1, 2))[0]
+    return torch.rot90(image, turns, (1, 2)), torch.rot90(ids, turns, (1, 2))
+
+
+def _scale(longest: int, config: AugmentConfig, rng: np.random.Generator) -> float:
+    """Pixels of the crop per pixel of an image whose longer side is `longest`."""
+    if config.placement == "fit":
+        return config.crop_size / longest * rng.uniform(*config.fit_scale)
+    return math.exp(rng.uniform(-1, 1) * math.log(config.scale_jitter))
 
 
 def _content_limits(config: AugmentConfig, rng: np.random.Generator) -> tuple[int, int]:

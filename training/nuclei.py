@@ -1,8 +1,7 @@
-"""The 2018 Data Science Bowl nuclei (`dsb2018_nuclei` layout) as COCO panoptic, with a fixed split.
+"""The 2018 Data Science Bowl nuclei (`dsb2018_nuclei` layout): instance label maps with a fixed split.
 
-Source: `images/<id>.png`, `instance_maps/<id>.png` (0 background, 1..n nuclei) and `index.csv`
-(id, width, height, nuclei, kind). Result: `annotations/panoptic_{train,val}.json`, the id-maps beside them
-in `annotations/panoptic_{train,val}/<id>.png` and the images, byte for byte, in `images/{train,val}/`.
+`images/<id>.png`, `instance_maps/<id>.png` (0 background, 1..n nuclei) and `index.csv` (id, width, height, nuclei,
+kind).
 
 The split is a pure function of the images. Groups are size and kind ("256x256 gray").
 
@@ -18,22 +17,23 @@ The split is a pure function of the images. Groups are size and kind ("256x256 g
 
 import csv
 import hashlib
-import json
-import shutil
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 from rich.progress import track
-from scipy.ndimage import find_objects  # type: ignore[import-untyped]
 from scipy.sparse import coo_array  # type: ignore[import-untyped]
 from scipy.sparse.csgraph import connected_components  # type: ignore[import-untyped]
+
+from model.config import Category
+from training.data.index import DataIndex, Record, Split
+from training.data.label_maps import LabelMapSource
 
 THUMBNAIL_SIZE = 128
 MIN_PEAK = 0.1
@@ -41,12 +41,10 @@ MIN_CORRELATION = 0.9
 MIN_OVERLAP = 0.2
 VAL_FRACTION = 0.15
 
-NUCLEUS_ID = 1
-BACKGROUND_ID = 2
-CATEGORIES: list[dict[str, Any]] = [
-    {"id": NUCLEUS_ID, "name": "nucleus", "isthing": 1, "color": [235, 108, 36]},
-    {"id": BACKGROUND_ID, "name": "background", "isthing": 0, "color": [40, 44, 52]},
-]
+CATEGORIES = (
+    Category(id=1, name="nucleus", is_thing=True, colour=(235, 108, 36)),
+    Category(id=2, name="background", is_thing=False, colour=(40, 44, 52)),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,28 +65,30 @@ class Field:
 
 
 def is_dsb2018(folder: Path) -> bool:
-    """Whether `folder` has the layout that `convert` reads."""
+    """Whether `folder` has the layout of `dsb2018_nuclei`."""
     return (folder / "index.csv").is_file() and all((folder / name).is_dir() for name in ("images", "instance_maps"))
 
 
-def convert(source: Path, out: Path) -> None:
-    """Write the nuclei in `source` to `out` as COCO panoptic, split as the module says.
-
-    `out` appears only when everything in it is written. Raises ValueError, naming the file, where an image or
-    its labels are missing or unreadable or do not fit together, and where `out` already holds something.
-    """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"{out} already exists: convert into a new folder, or delete it first")
+def nuclei_index(source: Path, split: Split) -> DataIndex:
+    """The images of one split, in the order of their ids; their groups are size and kind."""
     fields = read_index(source)
-    validation = split(fields)
-    partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)  # what a killed conversion left
-    for name in ("train", "val"):
-        chosen = [field for field in fields if (field.id in validation) == (name == "val")]
-        _write_split(partial, name, chosen)
-    if out.exists():
-        out.rmdir()
-    partial.rename(out)
+    validation = validation_ids(tuple(fields))
+    return DataIndex(
+        format="instance label maps",
+        kind="panoptic",
+        categories=CATEGORIES,
+        records=tuple(
+            Record(
+                image_path=field.image_path,
+                source=LabelMapSource(path=field.label_path),
+                group=field.group,
+                height=field.height,
+                width=field.width,
+            )
+            for field in fields
+            if (field.id in validation) == (split == "val")
+        ),
+    )
 
 
 def read_index(source: Path) -> list[Field]:
@@ -125,7 +125,8 @@ def read_index(source: Path) -> list[Field]:
     return fields
 
 
-def split(fields: Sequence[Field]) -> set[str]:
+@lru_cache(maxsize=2)  # training opens both splits
+def validation_ids(fields: tuple[Field, ...]) -> frozenset[str]:
     """Ids of the validation images."""
     groups: dict[str, list[Field]] = defaultdict(list)
     for field in fields:
@@ -136,7 +137,7 @@ def split(fields: Sequence[Field]) -> set[str]:
         ids = [field.id for field in groups[group]]
         clusters = [[ids[i] for i in cluster] for cluster in find_clusters(thumbnails)]
         validation |= choose_validation(clusters)
-    return validation
+    return frozenset(validation)
 
 
 def find_clusters(thumbnails: npt.NDArray[np.float32]) -> list[list[int]]:
@@ -201,68 +202,3 @@ def _overlap_correlation(
             a, b = a - a.mean(), b - b.mean()
             best = max(best, float((a * b).sum() / (np.sqrt((a * a).sum() * (b * b).sum()) + 1e-6)))
     return best
-
-
-def _write_split(folder: Path, name: str, fields: Sequence[Field]) -> None:
-    """Write images, id-maps and JSON of one split."""
-    image_folder = folder / "images" / name
-    map_folder = folder / "annotations" / f"panoptic_{name}"
-    for path in (image_folder, map_folder):
-        path.mkdir(parents=True)
-    images, annotations = [], []
-    for field in track(fields, description=f"convert {name}"):
-        id_map = _read_labels(field)
-        file_name = f"{field.id}.png"
-        size = {"width": field.width, "height": field.height}
-        images.append({"id": field.id, "file_name": file_name, **size, "group": field.group})
-        shutil.copyfile(field.image_path, image_folder / file_name)
-        background = int(id_map.max()) + 1
-        id_map[id_map == 0] = background
-        write_id_map(map_folder / file_name, id_map)
-        categories = defaultdict(lambda: NUCLEUS_ID, {background: BACKGROUND_ID})
-        segments_info = list(_describe(id_map, categories))
-        annotations.append({"image_id": field.id, "file_name": file_name, "segments_info": segments_info})
-    document = {
-        "info": {"description": "2018 Data Science Bowl nuclei (BBBC038), CC0; split by training/nuclei.py"},
-        "categories": CATEGORIES,
-        "images": images,
-        "annotations": annotations,
-    }
-    (folder / "annotations" / f"panoptic_{name}.json").write_text(json.dumps(document))
-
-
-def _read_labels(field: Field) -> npt.NDArray[np.int32]:
-    labels = cv2.imread(str(field.label_path), cv2.IMREAD_UNCHANGED)
-    if labels is None or labels.ndim != 2 or labels.dtype not in (np.uint8, np.uint16):
-        raise ValueError(f"{field.label_path} is not an 8 or 16 bit gray PNG with one number for each nucleus")
-    if labels.shape != (field.height, field.width):
-        raise ValueError(
-            f"{field.label_path} is {labels.shape[1]}x{labels.shape[0]}, "
-            f"its image {field.width}x{field.height}: replace it"
-        )
-    if not labels.any():
-        raise ValueError(f"{field.label_path} labels no nucleus: if that is right, leave it out of index.csv")
-    return labels.astype(np.int32)
-
-
-def write_id_map(path: Path, id_map: npt.NDArray[np.int32]) -> None:
-    """Write `id_map` (H, W) as a COCO panoptic PNG: id = R + 256 G + 65536 B."""
-    blue_green_red = np.stack([id_map >> 16, id_map >> 8 & 255, id_map & 255], axis=-1).astype(np.uint8)
-    if not cv2.imwrite(str(path), blue_green_red):
-        raise OSError(f"could not write {path}")
-
-
-def _describe(id_map: npt.NDArray[np.int32], categories: Mapping[int, int]) -> Iterator[dict[str, Any]]:
-    """One segments_info entry for each id in `id_map` (H, W)."""
-    areas = np.bincount(id_map.ravel())
-    for index, box in enumerate(find_objects(id_map), start=1):
-        if box is None:
-            continue
-        rows, columns = box
-        yield {
-            "id": index,
-            "category_id": categories[index],
-            "area": int(areas[index]),
-            "bbox": [columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start],
-            "iscrowd": 0,
-        }

@@ -37,7 +37,7 @@ def random_image(channels=3, size=64, seed=0):
 
 
 def run(image, ids, config, seed, is_gray=False):
-    return augment(image, ids, is_gray=is_gray, config=config, rng=np.random.default_rng(seed))
+    return augment(image, ids[None], is_gray=is_gray, config=config, rng=np.random.default_rng(seed))
 
 
 @pytest.mark.parametrize("scale_jitter", [1.0, 1.5])
@@ -49,9 +49,9 @@ def test_ids_follow_the_image_through_every_geometric_change(scale_jitter, size)
     for seed in range(60):
         crop = run(image, ids, config, seed)
         height, width = crop.valid_size
-        expected = 20 * crop.id_map[:height, :width]
+        expected = 20 * crop.layers[0, :height, :width]
         difference = (crop.image[0, :height, :width].int() - expected).abs()
-        assert (crop.id_map[:height, :width] > 0).all()
+        assert (crop.layers[0, :height, :width] > 0).all()
         if scale_jitter == 1:
             assert difference.max() <= 1  # of rounding in colour space
         inside += int((difference <= 1).sum())
@@ -65,7 +65,7 @@ def test_resized_ids_are_not_offset_against_the_image():
     config = dataclasses.replace(GEOMETRY_ONLY, scale_jitter=1.5, pad_probability=0)
     offsets = []
     for seed in range(40):
-        content, cut = scaled_crop(image, ids, config, np.random.default_rng(seed))
+        content, cut = scaled_crop(image, ids[None], config, np.random.default_rng(seed))
         offsets.append(float((content[0] / 2 - cut).mean()))
     assert abs(np.mean(offsets)) < 0.1  # source pixels; interpolation "nearest" is off by 0.4
 
@@ -77,11 +77,11 @@ def test_all_eight_orientations_occur_and_only_those():
     seen = set()
     for seed in range(80):
         crop = run(image, ids, config, seed)
-        (match,) = [number for number, variant in enumerate(variants) if torch.equal(variant, crop.id_map)]
+        (match,) = [number for number, variant in enumerate(variants) if torch.equal(variant, crop.layers[0])]
         seen.add(match)
     assert seen == set(range(8))
     upright = dataclasses.replace(config, turns=False, flip_probability=0)
-    assert all(torch.equal(run(image, ids, upright, seed).id_map, ids) for seed in range(5))
+    assert all(torch.equal(run(image, ids, upright, seed).layers[0], ids) for seed in range(5))
 
 
 def test_scale_stays_in_its_range_and_reaches_both_ends():
@@ -90,7 +90,7 @@ def test_scale_stays_in_its_range_and_reaches_both_ends():
     image = torch.zeros(3, 400, 400, dtype=torch.uint8)
     heights = []  # of the source box, from the first and last row of it that is seen
     for seed in range(200):
-        seen = run(image, ids, config, seed).id_map[[0, -1], 0]
+        seen = run(image, ids, config, seed).layers[0, [0, -1], 0]
         heights.append(int(seen[1] - seen[0]) + 1)
     assert min(heights) == pytest.approx(48 / 1.5, abs=2)
     assert max(heights) == pytest.approx(48 * 1.5, abs=2)
@@ -106,8 +106,13 @@ def test_small_image_is_padded_at_right_and_bottom_with_zeros_whatever_the_colou
         assert 30 / 1.2 - 1 <= height <= 36
         assert 30 / 1.2 - 1 <= width <= 36
         assert crop.image.shape == (3, 48, 48)
-        assert (crop.id_map[:height, :width] == 1).all()
-        for outside in (crop.image[:, height:], crop.image[:, :, width:], crop.id_map[height:], crop.id_map[:, width:]):
+        assert (crop.layers[0, :height, :width] == 1).all()
+        for outside in (
+            crop.image[:, height:],
+            crop.image[:, :, width:],
+            crop.layers[0, height:],
+            crop.layers[0, :, width:],
+        ):
             assert not outside.any()
 
 
@@ -201,8 +206,37 @@ def test_large_ids_survive_resizing():
     ids = torch.full((100, 100), 256**3 - 1, dtype=torch.int32)
     config = dataclasses.replace(GEOMETRY_ONLY, scale_jitter=2)
     for seed in range(5):
-        _, cut = scaled_crop(random_image(size=100), ids, config, np.random.default_rng(seed))
+        _, cut = scaled_crop(random_image(size=100), ids[None], config, np.random.default_rng(seed))
         assert cut.unique().tolist() == [256**3 - 1]
+
+
+@pytest.mark.parametrize("size", [(400, 300), (60, 90)])
+def test_fit_placement_scales_by_the_image_and_not_by_its_pixels(size):
+    image = torch.zeros(3, *size, dtype=torch.uint8)
+    ids = torch.ones(size, dtype=torch.int32)
+    config = dataclasses.replace(GEOMETRY_ONLY, placement="fit", fit_scale=(0.5, 0.5), pad_probability=0, turns=False)
+    valid_size = run(image, ids, config, 0).valid_size
+    assert max(valid_size) == 24  # half of the crop
+    assert min(valid_size) == round(24 * min(size) / max(size))
+    wide = dataclasses.replace(config, fit_scale=(0.1, 2.0))
+    sizes = [max(run(image, ids, wide, seed).valid_size) for seed in range(200)]
+    assert min(sizes) < 8
+    assert 0.4 < sum(side == 48 for side in sizes) / 200 < 0.65  # factors of 1 and above fill the crop
+
+
+def test_layers_stay_together():
+    _, ids = painted()
+    layers = torch.stack([ids, ids.flip(0).contiguous(), ids])
+    for seed in range(20):
+        crop = augment(
+            random_image(size=100)[:, :, :70],
+            layers,
+            is_gray=False,
+            config=dataclasses.replace(GEOMETRY_ONLY, scale_jitter=1.5),
+            rng=np.random.default_rng(seed),
+        )
+        assert torch.equal(crop.layers[0], crop.layers[2])
+        assert not torch.equal(crop.layers[0], crop.layers[1])
 
 
 @pytest.mark.parametrize(
@@ -212,6 +246,8 @@ def test_large_ids_survive_resizing():
         ({"scale_jitter": 0.9}, r"scale_jitter is 0\.9; legal: 1"),
         ({"flip_probability": 1.5}, r"flip_probability is 1\.5; legal: 0 to 1"),
         ({"noise": -1}, "noise is -1"),
+        ({"placement": "middle"}, "placement is 'middle'; legal: native, fit"),
+        ({"fit_scale": (0.5, 0.1)}, r"fit_scale is \(0\.5, 0\.1\); legal: two numbers above 0"),
     ],
 )
 def test_illegal_values_are_named(change, message):

@@ -1,4 +1,5 @@
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -7,9 +8,11 @@ import pytest
 import torch
 
 from training.augment import AugmentConfig
-from training.dataset import TrainingSamples, collate, read_id_map, read_sample
-from training.formats import Record, SegmentInfo, find_coco_panoptic, read_coco_panoptic
-from training.nuclei import write_id_map
+from training.data.coco_panoptic import PanopticSource, read_id_map
+from training.data.convert import write_id_map
+from training.data.index import Record, SegmentInfo
+from training.data.open import open_data
+from training.dataset import TrainingSamples, collate, read_sample
 
 COCO = Path(__file__).parents[3] / "shared" / "data" / "coco200_panoptic"
 PLAIN = AugmentConfig(
@@ -41,8 +44,10 @@ def make_record(folder, name, ids, crowd=(), group="", image=None):
     present = [int(i) for i in np.unique(ids) if i]
     return Record(
         image_path=image_path,
-        png_path=png_path,
-        segments=tuple(SegmentInfo(id=i, class_index=i % 3, is_crowd=i in crowd) for i in present[::-1]),
+        source=PanopticSource(
+            path=png_path,
+            segments=tuple(SegmentInfo(id=i, class_index=i % 3, is_crowd=i in crowd) for i in present[::-1]),
+        ),
         group=group,
         height=ids.shape[0],
         width=ids.shape[1],
@@ -70,13 +75,15 @@ def test_sample_numbers_segments_in_their_order_and_keeps_void(tmp_path):
     ids[:8] = 0
     record = make_record(tmp_path, "a", ids, crowd=(70_100,))
     sample = read_sample(record)
-    assert (read_id_map(record.png_path) == ids).all()
+    annotation = sample.annotation
+    assert (read_id_map(record.source.path) == ids).all()
     assert sample.image.shape == (3, 60, 80)
-    assert (sample.id_map[:8] == 0).all()
-    for segment, original in zip(sample.segments, record.segments, strict=True):
-        assert ((sample.id_map == segment.id).numpy() == (ids == original.id)).all()
+    assert annotation.layers.shape == (1, 60, 80)
+    assert (annotation.layers[0, :8] == 0).all()
+    for segment, original in zip(annotation.segments, record.source.segments, strict=True):
+        assert ((annotation.layers[0] == segment.id) == (ids == original.id)).all()
         assert (segment.class_index, segment.is_crowd) == (original.class_index, original.is_crowd)
-    assert sample.is_crowd.sum() == 1
+    assert annotation.is_crowd.sum() == 1
 
 
 def test_gray_and_colour_are_told_apart_and_colour_is_rgb(tmp_path):
@@ -96,10 +103,11 @@ def test_unusable_files_are_named(tmp_path):
     wrong_size = Record(**vars(record) | {"width": 81})
     with pytest.raises(ValueError, match=r"a\.png is 80x60, its annotation says 81x60"):
         read_sample(wrong_size)
-    unlisted = Record(**vars(record) | {"segments": record.segments[1:]})
+    source = PanopticSource(path=record.source.path, segments=record.source.segments[1:])
+    unlisted = Record(**vars(record) | {"source": source})
     with pytest.raises(ValueError, match=r"a_ids\.png holds ids that are not in segments_info: \[1304\]"):
         read_sample(unlisted)
-    cv2.imwrite(str(record.png_path), np.zeros((60, 80), np.uint8))
+    cv2.imwrite(str(record.source.path), np.zeros((60, 80), np.uint8))
     with pytest.raises(ValueError, match=r"a_ids\.png is not an 8-bit RGB PNG"):
         read_sample(record)
     record.image_path.write_bytes(record.image_path.read_bytes()[:60])
@@ -113,8 +121,8 @@ def test_unusable_files_are_named(tmp_path):
 def test_element_depends_on_seed_and_number_alone(tmp_path):
     records = [make_record(tmp_path, f"{i}", squares(first=1 + 1000 * i)) for i in range(4)]
     config = AugmentConfig(crop_size=32)
-    forward = TrainingSamples(records, config, seed=3, cache=True)
-    resumed = TrainingSamples(records, config, seed=3, cache=False)
+    forward = TrainingSamples(records, config, seed=3, cache_bytes=10**6)
+    resumed = TrainingSamples(records, config, seed=3, cache_bytes=0)
     elements = [forward[n] for n in range(8)]
     torch.manual_seed(99)
     assert all(equal(resumed[n], elements[n]) for n in reversed(range(8)))
@@ -127,7 +135,7 @@ def test_element_depends_on_seed_and_number_alone(tmp_path):
 
 def test_masks_and_classes_are_those_of_the_pixels(tmp_path):
     ids = squares(first=1)
-    samples = TrainingSamples([make_record(tmp_path, "a", ids)], PLAIN, seed=0, min_area=1)
+    samples = TrainingSamples([make_record(tmp_path, "a", ids)], replace(PLAIN, min_area=1), seed=0)
     for n in range(10):
         image, target = samples[n]
         assert target.masks.dtype == torch.bool
@@ -144,10 +152,13 @@ def test_small_pieces_crowds_and_void_are_in_no_mask(tmp_path):
     ids[24, 20:24] = 3
     ids[0:10, 20:30] = 4
     record = make_record(tmp_path, "a", ids, crowd=(4,))
-    _, target = TrainingSamples([record], PLAIN, seed=0, min_area=4)[0]
+    _, target = TrainingSamples([record], replace(PLAIN, min_area=4), seed=0)[0]
     assert sorted(mask.sum().item() for mask in target.masks) == [4, 1024 - 100 - 3 - 4 - 100]
     covered = target.masks.any(dim=0).numpy()
     assert (covered == np.isin(ids, (1, 3))).all()
+    assert (target.crowd_masks.numpy() == (ids == 4)[None]).all()
+    assert target.crowd_class.tolist() == [4 % 3]
+    assert target.path == record.image_path
 
 
 def test_crop_without_any_segment_has_no_masks(tmp_path):
@@ -191,10 +202,10 @@ def test_collate_stacks_images_and_lists_targets(tmp_path):
 
 @pytest.mark.skipif(not COCO.is_dir(), reason="needs the COCO images in ../shared/data")
 def test_coco_images_become_samples_and_crops():
-    records = read_coco_panoptic(*find_coco_panoptic(COCO, "val")).records[:4]
+    records = open_data(COCO, "val").records[:4]
     for record in records:
-        sample = read_sample(record)
-        assert sample.id_map.max() == len(sample.class_index)
+        annotation = read_sample(record).annotation
+        assert annotation.layers.max() == len(annotation.class_index)
     samples = TrainingSamples(records, AugmentConfig(crop_size=64, turns=False), seed=0)
     images, targets = collate([samples[n] for n in range(6)])
     assert images.shape == (6, 3, 64, 64)

@@ -1,14 +1,13 @@
 import csv
 import hashlib
-import json
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
-from training.formats import find_coco_panoptic, read_coco_panoptic
-from training.nuclei import choose_validation, convert, find_clusters, is_dsb2018, read_index, split, write_id_map
+from training.data.open import open_data
+from training.nuclei import choose_validation, find_clusters, is_dsb2018, read_index, validation_ids
 
 NUCLEI = Path(__file__).parents[3] / "shared" / "data" / "dsb2018_nuclei"
 
@@ -90,65 +89,25 @@ def test_first_by_hash_is_taken():
     }
 
 
-def test_conversion_keeps_every_pixel_and_segment(tmp_path):
+def test_nuclei_are_read_with_their_split_and_groups(tmp_path):
     many = np.arange(120 * 160, dtype=np.uint16).reshape(120, 160) // 48  # 0..399: more than 8 bits
-    images = {f"f{i}": field_of_view(i) for i in range(8)}
-    source = write_source(tmp_path / "source", images, labels={"f0": many})
-    convert(source, tmp_path / "out")
+    source = write_source(tmp_path, {f"f{i}": field_of_view(i) for i in range(8)}, labels={"f0": many})
+    validation = validation_ids(tuple(read_index(source)))
     seen = {}
     for name in ("train", "val"):
-        for record in read_coco_panoptic(*find_coco_panoptic(tmp_path / "out", name)).records:
-            seen[record.image_path.stem] = record
-            original = source / "images" / record.image_path.name
-            assert record.image_path.read_bytes() == original.read_bytes()
-            assert record.group == "160x120 gray"
-    assert seen.keys() == images.keys()
-    blue, green, red = cv2.split(cv2.imread(str(seen["f0"].png_path)).astype(np.int32))
-    ids = red + 256 * green + 65536 * blue
-    assert (ids == np.where(many == 0, 400, many)).all()
-    assert [(s.id, s.class_index) for s in seen["f0"].segments] == [*((i, 0) for i in range(1, 400)), (400, 1)]
-
-
-def test_area_and_box_are_those_of_the_pixels(tmp_path):
-    source = write_source(tmp_path / "source", {f"f{i}": field_of_view(i) for i in range(3)})
-    convert(source, tmp_path / "out")
-    document = json.loads((tmp_path / "out" / "annotations" / "panoptic_val.json").read_text())
-    first, second, background = document["annotations"][0]["segments_info"]
-    assert (first["area"], first["bbox"], first["iscrowd"]) == (200, [10, 5, 20, 10], 0)
-    assert (second["area"], second["bbox"]) == (4, [50, 40, 1, 4])
-    assert (background["area"], background["bbox"], background["category_id"]) == (120 * 160 - 204, [0, 0, 160, 120], 2)
-
-
-def test_conversion_is_repeatable(tmp_path):
-    source = write_source(tmp_path / "source", {f"f{i}": field_of_view(i) for i in range(7)})
-    contents = []
-    for name in ("one", "two"):
-        convert(source, tmp_path / name)
-        files = sorted(path for path in (tmp_path / name).rglob("*") if path.is_file())
-        contents.append({path.relative_to(tmp_path / name): path.read_bytes() for path in files})
-    assert contents[0] == contents[1]
-
-
-def test_failed_conversion_leaves_no_result_and_does_not_hinder_the_next(tmp_path):
-    source = write_source(tmp_path / "source", {f"f{i}": field_of_view(i) for i in range(3)})
-    label = source / "instance_maps" / "f2.png"
-    good = label.read_bytes()
-    label.write_bytes(b"not a picture")
-    with pytest.raises(ValueError, match=r"f2\.png is not an 8 or 16 bit gray PNG"):
-        convert(source, tmp_path / "out")
-    assert not (tmp_path / "out").exists()
-    label.write_bytes(good)
-    convert(source, tmp_path / "out")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "source"]
-    with pytest.raises(ValueError, match="already exists"):
-        convert(source, tmp_path / "out")
-
-
-def test_unlabelled_image_is_refused(tmp_path):
-    empty = {"f1": np.zeros((120, 160), np.uint8)}
-    source = write_source(tmp_path / "source", {"f1": field_of_view(1)}, labels=empty)
-    with pytest.raises(ValueError, match=r"f1\.png labels no nucleus"):
-        convert(source, tmp_path / "out")
+        index = open_data(source, name)
+        assert (index.format, index.kind) == ("instance label maps", "panoptic")
+        assert [(c.id, c.name, c.is_thing) for c in index.categories] == [
+            (1, "nucleus", True),
+            (2, "background", False),
+        ]
+        assert all((record.image_path.stem in validation) == (name == "val") for record in index.records)
+        seen |= {record.image_path.stem: record for record in index.records}
+    assert sorted(seen) == [f"f{i}" for i in range(8)]
+    assert {record.group for record in seen.values()} == {"160x120 gray"}
+    annotation = seen["f0"].source.read(120, 160)
+    assert (annotation.layers[0] == np.where(many == 0, 400, many)).all()
+    assert annotation.class_index.tolist() == [0] * 399 + [1]
 
 
 def test_missing_and_wrong_entries_name_file_and_line(tmp_path):
@@ -165,26 +124,28 @@ def test_missing_and_wrong_entries_name_file_and_line(tmp_path):
         read_index(source)
     index.write_text(text.replace("b,160", "b,161"))
     with pytest.raises(ValueError, match=r"b\.png is 160x120, index\.csv says 161x120"):
-        convert(source, tmp_path / "out")
+        open_data(source, "train")
     index.write_text(text)
     (source / "images" / "b.png").unlink()
     with pytest.raises(ValueError, match=r"b\.png is missing.*line 3"):
         read_index(source)
 
 
-def test_id_map_png_holds_24_bits(tmp_path):
-    write_id_map(tmp_path / "ids.png", np.array([[1, 300, 70000, 256**3 - 1]], np.int32))
-    bgr = cv2.imread(str(tmp_path / "ids.png"), cv2.IMREAD_UNCHANGED)[0].tolist()
-    assert [pixel[::-1] for pixel in bgr] == [[1, 0, 0], [44, 1, 0], [112, 17, 1], [255, 255, 255]]
-
-
 @pytest.mark.skipif(not NUCLEI.is_dir(), reason="needs the nuclei images in ../shared/data")
 def test_known_pairs_of_the_nuclei_set_stay_together():
     by_group = {"1024x1024 gray": ("5e263abf", "8f94a80b"), "1272x603 gray": ("20b20ab0", "cb4df20a")}
     fields = [field for field in read_index(NUCLEI) if field.group in by_group]
-    validation = split(fields)
+    validation = validation_ids(tuple(fields))
     assert len(validation) == 2 + 1
     for pair in by_group.values():
         ids = [field.id for field in fields if field.id.startswith(pair)]
         assert len(ids) == 2
         assert len(validation & set(ids)) in (0, 2)
+
+
+@pytest.mark.skipif(not NUCLEI.is_dir(), reason="needs the nuclei images in ../shared/data")
+def test_split_of_the_nuclei_set_is_the_published_one():
+    index = open_data(NUCLEI, "val")
+    names = "".join(sorted(record.image_path.stem for record in index.records))
+    assert len(index.records) == 87
+    assert hashlib.sha256(names.encode()).hexdigest()[:16] == "c745df71b8250da6"

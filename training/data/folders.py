@@ -1,0 +1,173 @@
+"""Data sets of two folders, images and label images: from the folders to records."""
+
+from pathlib import Path
+
+import numpy as np
+
+from model.config import Category
+from training.data.class_names import Classes, is_colour_coded, known_classes
+from training.data.colours import distinct_colour
+from training.data.description import Description, Folders
+from training.data.index import DataIndex, Record, Source, Split
+from training.data.label_file import read_label_image
+from training.data.label_maps import CATEGORIES, LabelMapSource
+from training.data.pairs import Pair, pair_files
+from training.data.problems import Problems
+from training.data.semantic_png import ClassCode, SemanticSource, colour_code
+from training.data.size import image_size
+from training.data.splits import choose
+
+NUM_LOOKED_AT = 16  # label images by which the format is guessed
+SAY_FORMAT = 'if not, say "format" in data.json'
+
+
+def read_folders(data: Path, split: Split, description: Description) -> DataIndex:
+    """One split of a data set whose folders, at least, are described.
+
+    Raises ValueError, with all files that have no other half or that cannot be opened.
+    """
+    pairs, notes = _pairs(data, description)
+    chosen = pairs[split]
+    everything = tuple(pair.label_path for name in ("train", "val") for pair in pairs[name])
+    is_semantic = description.format == "semantic" or (
+        description.format is None and not looks_like_label_maps(everything[:NUM_LOOKED_AT])
+    )
+    if description.format is None and not is_colour_coded(everything[0]):
+        notes.append(f"the labels look like {'classes' if is_semantic else 'instance label maps'}; " + SAY_FORMAT)
+    if is_semantic:
+        categories, code, note = semantic_code(data, description, everything)
+        notes += [note] if note else []
+        sources: list[Source] = [SemanticSource(path=pair.label_path, code=code) for pair in chosen]
+    else:
+        categories = _label_map_categories(description)
+        ignored = description.ignore_index if "ignore_index" in description.model_fields_set else ()
+        sources = [LabelMapSource(path=pair.label_path, ignore_index=ignored) for pair in chosen]
+    return DataIndex(
+        format="semantic PNG" if is_semantic else "instance label maps",
+        kind="semantic" if is_semantic else "panoptic",
+        categories=categories,
+        records=_records(data, [pair.image_path for pair in chosen], sources),
+        notes=tuple(notes),
+    )
+
+
+def _records(data: Path, image_paths: list[Path], sources: list[Source]) -> tuple[Record, ...]:
+    problems = Problems(where=data)
+    records = []
+    for image_path, source in zip(image_paths, sources, strict=True):
+        try:
+            height, width = image_size(image_path)
+        except ValueError as error:
+            problems.add(str(error))
+            continue
+        records.append(Record(image_path=image_path, source=source, height=height, width=width))
+    problems.raise_if_any()
+    return tuple(records)
+
+
+def _pairs(data: Path, description: Description) -> tuple[dict[Split, list[Pair]], list[str]]:
+    """The images of both splits, and what was assumed."""
+    whole = description.whole
+    if whole is None:
+        assert description.train is not None
+        assert description.val is not None
+        return {"train": _of_folders(data, description.train), "val": _of_folders(data, description.val)}, []
+    pairs = _of_folders(data, whole)
+    names = [pair.name for pair in pairs]
+    fraction = description.val_fraction
+    splits: dict[Split, list[Pair]] = {}
+    for split in ("train", "val"):
+        chosen = choose(names, split, fraction)
+        splits[split] = [pair for pair in pairs if pair.name in chosen]
+    note = f"no split is given: {len(splits['val'])} of {len(pairs)} images are for validation, by their names"
+    return splits, [note]
+
+
+def _of_folders(data: Path, folders: Folders) -> list[Pair]:
+    for name in (folders.images, folders.labels):
+        if not (data / name).is_dir():
+            raise ValueError(f"{data / name} is not a folder; correct the name in data.json, or make it")
+    names = None
+    if folders.list is not None:
+        path = data / folders.list
+        if not path.is_file():
+            raise ValueError(f"{path} is missing: the list of images, one a line")
+        names = [line.strip() for line in path.read_text().splitlines() if line.strip()]
+    return pair_files(data / folders.images, data / folders.labels, names=names)
+
+
+def looks_like_label_maps(label_paths: tuple[Path, ...]) -> bool:
+    """Whether numbers are objects: more than 8 bits, or always 0, 1, ..., n with an n that differs and exceeds 8."""
+    tops = []
+    for path in label_paths:
+        labels = read_label_image(path)
+        if labels.ndim == 3:
+            return False
+        if labels.dtype.itemsize > 1:
+            return True
+        values = np.unique(labels)
+        if len(values) != int(values[-1]) + 1:
+            return False
+        tops.append(int(values[-1]))
+    return max(tops, default=0) > 8 and len(set(tops)) > 1
+
+
+def _label_map_categories(description: Description) -> tuple[Category, ...]:
+    """The thing and the background; the user may name one or both."""
+    things = [category for category in description.categories if category.is_thing is not False]
+    stuff = [category for category in description.categories if category.is_thing is False]
+    if len(things) > 1 or len(stuff) > 1:
+        raise ValueError(
+            f"instance label maps have one category of objects and a background; data.json names "
+            f"{', '.join(category.name for category in description.categories)}. For several use COCO instances"
+        )
+    categories = []
+    for default, given in zip(CATEGORIES, (things, stuff), strict=True):
+        if not given:
+            categories.append(default)
+            continue
+        number = default.id if given[0].id is None else given[0].id
+        colour = given[0].colour[0] if given[0].colour else default.colour
+        categories.append(Category(id=number, name=given[0].name, is_thing=default.is_thing, colour=colour))
+    if categories[0].id == categories[1].id:
+        raise ValueError(f"the objects and the background have the same id {categories[0].id}: set another 'id'")
+    return tuple(categories)
+
+
+def semantic_code(
+    data: Path, description: Description, label_paths: tuple[Path, ...]
+) -> tuple[tuple[Category, ...], ClassCode, str | None]:
+    """Categories, how the labels write them, and where that is known from if data.json does not say."""
+    if description.categories:
+        classes = Classes(
+            categories=description.categories,
+            ignore_index=description.ignore_index,
+            ignore_colour=description.ignore_colour,
+            note="",
+        )
+    else:
+        classes = known_classes(data, label_paths, description.ignore_index)
+    has_values = any(category.value for category in classes.categories)
+    has_colours = all(category.colour for category in classes.categories)
+    is_colour = not has_values and has_colours and any(is_colour_coded(path) for path in label_paths[:NUM_LOOKED_AT])
+    if is_colour:
+        void = [colour_code(colour) for colour in (*classes.ignore_colour, *description.ignore_colour)]
+    else:
+        void = [*classes.ignore_index, *([0] if description.reduce_zero_label else [])]
+    class_of: dict[int, int | None] = dict.fromkeys(void)
+    categories = []
+    for index, category in enumerate(classes.categories):
+        number = index + description.reduce_zero_label
+        values = category.value or ((number if category.id is None else category.id),)
+        codes = [colour_code(colour) for colour in category.colour] if is_colour else values
+        class_of |= dict.fromkeys(codes, index)
+        own_id = codes[0] if len(codes) == 1 and not is_colour else number
+        categories.append(
+            Category(
+                id=own_id if category.id is None else category.id,
+                name=category.name,
+                is_thing=False,  # nobody has counted them
+                colour=category.colour[0] if category.colour else distinct_colour(index),
+            )
+        )
+    return tuple(categories), ClassCode(is_colour=is_colour, class_of=class_of), classes.note or None

@@ -1,0 +1,94 @@
+"""A folder of images and annotations, whatever its format, as what training and evaluation read."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import get_args
+
+from training.data.coco_instances import find_coco_instances, read_coco_instances
+from training.data.coco_panoptic import find_coco_panoptic, read_coco_panoptic
+from training.data.description import Description, Folders, read_description
+from training.data.folders import read_folders
+from training.data.index import DataIndex, Split
+from training.data.layouts import LOOKED_FOR, recognise
+from training.data.splits import choose
+from training.nuclei import is_dsb2018, nuclei_index
+
+COCO_FORMATS = ("coco_panoptic", "coco_instances")
+
+
+def open_data(data: Path, split: Split, description: Path | None = None) -> DataIndex:
+    """One split of the data set in folder `data`.
+
+    Args:
+        data: laid out as docs/data.md shows; a data.json in it, or the layout itself, says what is what.
+        split: "train" or "val".
+        description: a file to take in the place of data.json.
+
+    Raises:
+        ValueError: nothing that can be read, or up to ten problems, each with the file and what to do.
+    """
+    if not data.is_dir():
+        raise ValueError(f"{data} is not a folder: give the one that holds the data set")
+    given = read_description(data, description)
+    if given.train is not None or given.images is not None:
+        return _described(data, split, given)
+    found = _coco(data, split, given)
+    if found is not None:
+        return found
+    if given.format in (None, "label_maps") and is_dsb2018(data):
+        return nuclei_index(data, split)
+    layout = recognise(data)
+    if layout is None or given.format in COCO_FORMATS:
+        raise ValueError(
+            f"{data} is no {given.format or 'data set'} that can be read. Looked for:\n  " + "\n  ".join(LOOKED_FOR)
+        )
+    return read_folders(data, split, layout.overridden(given))
+
+
+def _coco(data: Path, split: Split, given: Description) -> DataIndex | None:
+    """By COCO's own names; None where there are none. Without a validation split the training images are divided."""
+    if given.format in (None, "coco_panoptic"):
+        panoptic = {name: find_coco_panoptic(data, name) for name in get_args(Split)}
+        is_whole = panoptic["val"] is None
+        if found := panoptic["train" if is_whole else split]:
+            index = read_coco_panoptic(*found)
+            return _part(index, split, given.val_fraction) if is_whole else index
+    if given.format in (None, "coco_instances"):
+        instances = {name: find_coco_instances(data, name) for name in get_args(Split)}
+        is_whole = instances["val"] is None
+        if found_instances := instances["train" if is_whole else split]:
+            index = read_coco_instances(*found_instances)
+            return _part(index, split, given.val_fraction) if is_whole else index
+    return None
+
+
+def _described(data: Path, split: Split, given: Description) -> DataIndex:
+    """By the folders that data.json names."""
+    folders = given.whole or (given.train if split == "train" else given.val)
+    assert folders is not None
+    if folders.labels.endswith(".json"):
+        index = _described_coco(data, folders, given)
+        return _part(index, split, given.val_fraction) if given.whole else index
+    if given.format in COCO_FORMATS:
+        raise ValueError(f"'labels' is {folders.labels!r}; legal for {given.format}: the JSON file")
+    return read_folders(data, split, given)
+
+
+def _described_coco(data: Path, folders: Folders, given: Description) -> DataIndex:
+    annotation_json, image_dir = data / folders.labels, data / folders.images
+    if given.categories:
+        raise ValueError(f"{annotation_json} has the categories: take them out of data.json")
+    png_dir = annotation_json.with_suffix("")
+    if given.format == "coco_panoptic" or (given.format is None and png_dir.is_dir()):
+        return read_coco_panoptic(annotation_json, image_dir, png_dir)
+    return read_coco_instances(annotation_json, image_dir)
+
+
+def _part(index: DataIndex, split: Split, val_fraction: float) -> DataIndex:
+    """One split of an index that holds all images."""
+    chosen = choose([record.image_path.stem for record in index.records], split, val_fraction)
+    records = tuple(record for record in index.records if record.image_path.stem in chosen)
+    note = (
+        f"no validation split is given: {len(records)} of {len(index.records)} images are in this one, by their names"
+    )
+    return replace(index, records=records, notes=(*index.notes, note))
