@@ -24,8 +24,8 @@ from service.artifact import ArtifactMetadata, Variant, file_sha256, save
 from service.image import decode
 from service.segmenter import Segmenter
 from service.session import OnnxSession
-from training.evaluate import metadata_of, segmenter_of
-from training.trainer import METRICS
+from training.checkpoints import METRICS
+from training.serving_path import metadata_of, segmenter_of
 
 GRAPH = "model.onnx"
 Deformable = Literal["operator", "grid_sample"]

@@ -88,6 +88,10 @@ class KNetClient:
         models: list[dict[str, Any]] = self._call("GET", "/v1/models")["models"]
         return models
 
+    def model(self, name: str) -> dict[str, Any]:
+        """One model: `versions`, the newest last, each with its kind, categories, thresholds and readiness."""
+        return self._call("GET", f"/v1/models/{name}")
+
     def wait_ready(self, timeout: float = 60.0) -> None:
         """Return once every model is ready; raises KNetError after `timeout` seconds."""
         deadline = time.monotonic() + timeout

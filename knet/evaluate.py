@@ -1,89 +1,120 @@
 """`knet evaluate`: scores of a checkpoint, an artifact or a running server on annotated images."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any, Literal
 
-import numpy as np
+from rich.console import Console
 
-from knet.client import KNetClient, decode_mask
+from knet.client import KNetClient
+from knet.served_predictor import served_predictor
 from model.checkpoint import CONFIG
 from model.checkpoint import load as load_checkpoint
-from model.config import Category
-from service.artifact import FILE_NAME
+from service.artifact import FILE_NAME, ArtifactMetadata, Variant
 from service.artifact import load as load_artifact
 from service.segmenter import Segmenter
-from service.segments import Segment, Segmentation
 from service.session import OnnxSession
-from training.evaluate import Predict, evaluate, predict_by, segmenter_of
-from training.metrics import print_summary
-from training.run import read_split
+from training.data.index import DataIndex, Split
+from training.data.open import open_data
+from training.evaluate import evaluate, evenly_spaced
+from training.evaluation_pictures import WorstPictures
+from training.metrics import Plan, Scores
+from training.predictor import Predictor, make_plan, match_categories, predictor_of
+from training.score_tables import print_scores
+from training.serving_path import segmenter_of
 
 
-def evaluate_model(model: str, data: Path, split: Literal["train", "val"], url: str | None, out: Path | None) -> None:
-    """Print the scores and, where `out` is given, write them as JSON.
+@dataclass(frozen=True, kw_only=True)
+class Wishes:
+    """What is asked beside the scores of the whole split."""
+
+    url: str | None = None  # of a running server whose answers are scored
+    api_key: str | None = None
+    variant: str | None = None  # file of the artifact's graph; None: the first that can be run here
+    max_images: int | None = None  # no more than so many, evenly spaced
+    out: Path | None = None  # JSON file of all scores
+    num_worst: int = 0
+    pictures: Path | None = None  # folder of the worst images' pictures
+
+
+def evaluate_model(model: str, data: Path, split: Split, description: Path | None, wishes: Wishes) -> Scores:
+    """Print the scores, and write what is wished for.
 
     Args:
-        model: folder of a checkpoint or of an artifact; with `url`, the name of a model of that server.
-        data: a COCO panoptic set, or dsb2018_nuclei.
+        model: folder of a checkpoint or of an artifact; with a URL, the name of a model of that server.
+        data: a data set of any format that is read.
+        split: which part of it.
+        description: what its folders and numbers mean, where the format does not say.
+        wishes: what to write, and where.
 
     Raises:
-        ValueError: the model or the data cannot be used, or their categories differ.
+        ValueError: the model or the data cannot be used, or they do not fit.
     """
-    with TemporaryDirectory() as scratch:
-        index = read_split(data, split, converted=Path(scratch) / "data")
-        if url is None:
-            predict = predict_by(local_segmenter(Path(model), index.categories))
-            evaluation = evaluate(predict, index.categories, index.records)
-        else:
-            with KNetClient(url) as client:
-                client.wait_ready(timeout=60.0)
-                predict = predict_by_server(client, model, index.categories)
-                evaluation = evaluate(predict, index.categories, index.records)
-    print_summary(evaluation)
-    if out is not None:
-        scores = {"all": evaluation.summary(), "groups": evaluation.group_summaries()}
-        out.write_text(json.dumps(scores, indent=2) + "\n")
+    if bool(wishes.num_worst) != (wishes.pictures is not None):
+        raise ValueError("--worst and --pictures go together: how many images, and the folder for their pictures")
+    index = open_data(data, split, description)
+    console = Console()
+    with _open_predictor(model, wishes) as predictor:
+        records = evenly_spaced(index.records, wishes.max_images)
+        plan = make_plan(predictor, index)
+        _note(console, index, predictor, plan)
+        worst = WorstPictures(index.categories, plan, count=wishes.num_worst)
+        observers = (worst.observe,) if wishes.num_worst else ()
+        scores = evaluate(predictor, index, records=records, observers=observers)
+        about = {"model": model, "kind": predictor.kind, "data": str(data), "format": index.format, "split": split}
+    print_scores(scores, console)
+    if wishes.out is not None:
+        wishes.out.write_text(json.dumps(about | scores.to_json(), indent=2) + "\n")
+        console.print(f"Scores: {wishes.out}", soft_wrap=True, highlight=False)
+    if wishes.pictures is not None:
+        files = worst.write(wishes.pictures)
+        console.print(f"Pictures: {len(files)} in {wishes.pictures}", soft_wrap=True, highlight=False)
+    return scores
 
 
-def local_segmenter(folder: Path, categories: tuple[Category, ...]) -> Segmenter:
-    """The serving path around a checkpoint (in PyTorch) or an artifact (in ONNX Runtime)."""
+def _note(console: Console, index: DataIndex, predictor: Predictor, plan: Plan) -> None:
+    """Say what was assumed of the data, and which predictions count as none."""
+    for note in index.notes:
+        console.print(f"Note: {note}", style="yellow", highlight=False)
+    pairs = zip(predictor.categories, match_categories(predictor, index, plan), strict=True)
+    may_count = "mask_ap" not in plan.metrics  # where instances are measured, stuff does not
+    unknown = [category.name for category, of_data in pairs if of_data is None and (category.is_thing or may_count)]
+    if unknown:
+        console.print(f"Note: the data does not have {', '.join(unknown)}; predictions of them count as none")
+
+
+def local_segmenter(folder: Path, variant: str | None = None) -> Segmenter:
+    """The serving path around a checkpoint (in PyTorch) or one of an artifact's graphs (in its runtime)."""
     if (folder / CONFIG).is_file():
-        segmenter = segmenter_of(load_checkpoint(folder))
-    elif (folder / FILE_NAME).is_file():
+        if variant is not None:
+            raise ValueError(f"{folder} is a checkpoint and has no variant {variant!r}; they are an artifact's")
+        return segmenter_of(load_checkpoint(folder))
+    if (folder / FILE_NAME).is_file():
         metadata = load_artifact(folder)
-        segmenter = Segmenter(metadata, OnnxSession(folder / metadata.variants[0].file))
-    else:
-        raise ValueError(f"{folder} is neither a checkpoint (no {CONFIG}) nor an artifact (no {FILE_NAME})")
-    ours, theirs = ([(c.id, c.name) for c in some] for some in (segmenter.metadata.categories, categories))
-    if ours != theirs:
-        raise ValueError(f"the model knows the categories {ours}, the data has {theirs}")
-    return segmenter
+        return Segmenter(metadata, OnnxSession(folder / _choose_variant(metadata, variant).file))
+    raise ValueError(f"{folder} is neither a checkpoint (no {CONFIG}) nor an artifact (no {FILE_NAME})")
 
 
-def predict_by_server(client: KNetClient, model: str, categories: tuple[Category, ...]) -> Predict:
-    """File content -> segments, by posting it."""
-    class_index = {category.id: index for index, category in enumerate(categories)}
-
-    def predict(content: bytes) -> Segmentation:
-        answer = client.segment(content, model=model, task="panoptic")
-        id_map = np.zeros((answer["image"]["height"], answer["image"]["width"]), np.int32)
-        for segment in answer["segments"]:
-            id_map[decode_mask(segment)] = segment["id"]
-        return Segmentation(id_map=id_map, segments=tuple(_segment(entry, class_index) for entry in answer["segments"]))
-
-    return predict
+def _choose_variant(metadata: ArtifactMetadata, name: str | None) -> Variant:
+    """The variant with this file, or the first; of those that ONNX Runtime runs."""
+    runnable = [variant for variant in metadata.variants if variant.runtime.lower().startswith("onnx")]
+    for variant in runnable:
+        if name in (None, variant.file):
+            return variant
+    asked = "no variant that runs here" if name is None else f"no variant {name!r} that runs here"
+    there = ", ".join(f"{v.file} ({v.runtime}, {v.precision})" for v in metadata.variants)
+    raise ValueError(f"{metadata.name} has {asked}; it has {there}, and ONNX Runtime is what runs here")
 
 
-def _segment(entry: dict[str, Any], class_index: dict[int, int]) -> Segment:
-    if entry["category_id"] not in class_index:
-        raise ValueError(f"the server answers category {entry['category']!r}, which the data does not have")
-    x, y, width, height = entry["bbox"]
-    return Segment(
-        id=entry["id"],
-        class_index=class_index[entry["category_id"]],
-        score=entry["score"],
-        area=entry["area"],
-        bbox=(x, y, width, height),
-    )
+@contextmanager
+def _open_predictor(model: str, wishes: Wishes) -> Iterator[Predictor]:
+    if wishes.url is None:
+        yield predictor_of(local_segmenter(Path(model), wishes.variant))
+        return
+    if wishes.variant is not None:
+        raise ValueError("--variant is for an artifact's folder; a server runs its own")
+    with KNetClient(wishes.url, api_key=wishes.api_key) as client:
+        client.wait_ready(timeout=60.0)
+        yield served_predictor(client, model)

@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 
 from service.artifact import ArtifactMetadata
 from service.instances import Instances, Result, stack
-from service.segments import Segment
 
 _THING_OPACITY, _STUFF_OPACITY, _CONTOUR_OPACITY = 0.4, 0.2, 0.9
 _GOLDEN_RATIO = 0.618034  # hues of consecutive ids lie far apart
@@ -23,18 +22,36 @@ def draw_overlay(
     """
     id_map = stack(result) if isinstance(result, Instances) else result.id_map
     colours = np.zeros((len(result.segments) + 1, 3), np.uint8)
-    opacity = np.zeros(len(result.segments) + 1, np.float32)
-    outlined = np.zeros(len(result.segments) + 1, np.bool_)
+    is_thing = np.zeros(len(result.segments) + 1, np.bool_)
     for segment in result.segments:
-        is_thing = metadata.categories[segment.class_index].is_thing
-        own_colour = is_thing and not by_category
-        colours[segment.id] = _distinct_colour(segment) if own_colour else _category_colour(segment, metadata)
-        opacity[segment.id] = _THING_OPACITY if is_thing else _STUFF_OPACITY
-        outlined[segment.id] = is_thing
+        category = metadata.categories[segment.class_index]
+        own_colour = category.is_thing and not by_category
+        colours[segment.id] = distinct_colour(segment.id) if own_colour else category.colour
+        is_thing[segment.id] = category.is_thing
+    return paint(image, id_map, colours, is_thing)
+
+
+def paint(
+    image: NDArray[np.uint8], id_map: NDArray[np.int32], colours: NDArray[np.uint8], is_thing: NDArray[np.bool_]
+) -> NDArray[np.uint8]:
+    """Image (H, W, 3) with the ids 1..S of `id_map` (H, W) tinted, things more than stuff, and things outlined.
+
+    Args:
+        colours: (S + 1, 3), of each id; that of 0, void, is not used.
+        is_thing: (S + 1), likewise.
+    """
+    opacity = np.where(is_thing, np.float32(_THING_OPACITY), np.float32(_STUFF_OPACITY))
+    opacity[0] = 0
     weight = opacity[id_map]
-    np.copyto(weight, _CONTOUR_OPACITY, where=_contours(id_map) & outlined[id_map])
+    np.copyto(weight, _CONTOUR_OPACITY, where=_contours(id_map) & is_thing[id_map])
     tint = np.take(colours, id_map, axis=0)
     return np.asarray(cv2.blendLinear(image, tint, 1 - weight, weight), np.uint8)
+
+
+def distinct_colour(number: int) -> tuple[int, ...]:
+    """A bright colour far from those of the numbers before and after."""
+    hue = number * _GOLDEN_RATIO % 1
+    return tuple(round(255 * channel) for channel in colorsys.hsv_to_rgb(hue, 0.85, 1.0))
 
 
 def panoptic_png(id_map: NDArray[np.int32]) -> bytes:
@@ -47,15 +64,6 @@ def png(image: NDArray[np.uint8]) -> bytes:
     """PNG file of an RGB image (H, W, 3)."""
     _, encoded = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
     return encoded.tobytes()
-
-
-def _distinct_colour(segment: Segment) -> tuple[int, ...]:
-    hue = segment.id * _GOLDEN_RATIO % 1
-    return tuple(round(255 * channel) for channel in colorsys.hsv_to_rgb(hue, 0.85, 1.0))
-
-
-def _category_colour(segment: Segment, metadata: ArtifactMetadata) -> tuple[int, int, int]:
-    return metadata.categories[segment.class_index].colour
 
 
 def _contours(id_map: NDArray[np.int32]) -> NDArray[np.bool_]:

@@ -1,102 +1,94 @@
-"""Run a network over a data set through the very path that serves: geometry, graph, tiles, segments."""
+"""Run a model over a data set, image by image, and score what it answers."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, cast
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 
-import torch
-from numpy.typing import NDArray
+import numpy as np
 from rich.progress import track
 
-from model.config import Category, KNetConfig
 from model.knet import KNet
-from model.served import make_served
-from service.artifact import ArtifactMetadata, Geometry, Thresholds
-from service.artifact import Category as ServedCategory
-from service.image import decode
-from service.segmenter import Segmenter
-from service.segments import Segmentation
-from training.dataset import read_id_map
-from training.formats import Record
-from training.metrics import Evaluation
+from service.errors import ServiceError
+from service.instances import Result
+from training.data.index import Annotation, DataIndex, Record
+from training.evaluation_pictures import PredictionPage
+from training.metrics import Evaluation, ImageScores, Scores
+from training.predictor import Predictor, make_plan, match_categories, predictor_of, to_data_classes
+from training.serving_path import segmenter_of
 
-Predict = Callable[[bytes], Segmentation]
-
-
-class TorchSession:
-    """A network behind the interface of the serving runtimes (service.session.Session)."""
-
-    def __init__(self, network: KNet) -> None:
-        self.model = make_served(network)
-
-    def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """Run the graph once."""
-        with torch.inference_mode():
-            output = self.model(**{name: torch.from_numpy(array) for name, array in inputs.items()})
-        return {name: tensor.numpy() for name, tensor in output._asdict().items()}
-
-
-def metadata_of(config: KNetConfig, *, name: str = "checkpoint", version: str = "0") -> ArtifactMetadata:
-    """What a server must know of a network; the artifact's files are added by export."""
-    sizes = config.canvas_sizes
-    if config.geometry == "tile":
-        geometry = Geometry(mode="tile", sizes=sizes, overlap=config.tile_overlap)
-    elif config.geometry == "shortest_edge":
-        geometry = Geometry(mode="shortest_edge", shortest=sizes[0], longest=sizes[1], multiple=config.size_multiple)
-    else:
-        geometry = Geometry(mode="fit", size=(sizes[0], sizes[1]))
-    return ArtifactMetadata(
-        name=name,
-        version=version,
-        kind=config.kind,
-        categories=tuple(
-            ServedCategory(id=c.id, name=c.name, is_thing=c.is_thing, colour=c.colour) for c in config.categories
-        ),
-        geometry=geometry,
-        output_stride=cast(Literal[1, 2, 4, 8], config.output_stride),
-        mask_upsample=cast(Literal[1, 2, 4], config.mask_upsample if config.kind == "instance" else 1),
-        merge=config.merge,
-        mask_quality=config.mask_quality,
-        num_slots=config.num_slots,
-        uses_image_statistics=config.normalisation == "image",
-        thresholds=Thresholds(score=config.score_threshold, overlap=config.overlap_threshold),
-    )
-
-
-def segmenter_of(network: KNet) -> Segmenter:
-    """The serving path around a network."""
-    return Segmenter(metadata_of(network.config), TorchSession(network.eval()))
-
-
-def predict_by(segmenter: Segmenter) -> Predict:
-    """File content -> segments, by the serving path in this process.
-
-    Raises:
-        ValueError: the model is of kind instance; the scores here are those of maps with one segment a pixel.
-    """
-    if segmenter.metadata.kind == "instance":
-        raise ValueError(f"{segmenter.metadata.name} is of kind instance; legal to evaluate: panoptic, semantic")
-
-    def predict(content: bytes) -> Segmentation:
-        result = segmenter.segment(decode(content))
-        assert isinstance(result, Segmentation)
-        return result
-
-    return predict
+# What sees each image while it is there: record, content of the file, prediction, annotation, the image's scores.
+Observer = Callable[[Record, bytes, Result, Annotation, ImageScores], None]
 
 
 def evaluate(
-    predict: Predict, categories: Sequence[Category], records: Sequence[Record], *, show_progress: bool = True
-) -> Evaluation:
-    """Segment every image and compare with its annotation.
+    predictor: Predictor,
+    index: DataIndex,
+    *,
+    records: Sequence[Record] | None = None,
+    show_progress: bool = True,
+    observers: Iterable[Observer] = (),
+) -> Scores:
+    """Segment every image and compare with its annotation; one image is in memory at a time.
 
     Args:
-        predict: content of an image file -> its segments; class indices count along `categories`.
-        categories: of the data set, things first.
-        records: the annotated images.
+        predictor: the model. Its categories and the data's meet by name.
+        index: the data.
+        records: some of the index' records; None: all.
+        show_progress: show a bar.
+        observers: are given each image with what was predicted, in the data's classes.
+
+    Raises:
+        ValueError: kinds or categories do not fit, or a file cannot be used.
     """
-    evaluation = Evaluation(categories)
-    for record in track(records, description="evaluating", disable=not show_progress):
-        predicted = predict(record.image_path.read_bytes())
-        true_id_map = read_id_map(record.png_path)
-        evaluation.add(predicted.id_map, predicted.segments, true_id_map, record.segments, group=record.group)
-    return evaluation
+    plan = make_plan(predictor, index)
+    class_of = match_categories(predictor, index, plan)
+    evaluation = Evaluation(index.categories, plan)
+    watching = tuple(observers)
+    chosen = index.records if records is None else records
+    for record in track(chosen, description="evaluating", disable=not show_progress, transient=True):
+        content = record.image_path.read_bytes()
+        annotation = record.source.read(record.height, record.width)
+        try:
+            prediction = to_data_classes(predictor.predict(content), class_of)
+            scores = evaluation.add(prediction, annotation, name=record.image_path.name, group=record.group)
+        except (ServiceError, ValueError) as error:
+            raise ValueError(f"{record.image_path}: {error}") from error
+        for observe in watching:
+            observe(record, content, prediction, annotation, scores)
+    return evaluation.scores()
+
+
+def evaluate_network(
+    network: KNet,
+    index: DataIndex,
+    *,
+    records: Sequence[Record] | None = None,
+    max_images: int | None = None,
+    show_progress: bool = True,
+    page: Path | None = None,
+) -> Scores:
+    """Score a network on its own device; it is left in evaluation mode.
+
+    Args:
+        network: of any kind that the data is for.
+        index: the data.
+        records: some of the index' records; None: all.
+        max_images: no more than so many of them, evenly spaced; None: all.
+        show_progress: show a bar.
+        page: PNG file to write: up to eight images, evenly spaced, each beside annotation and prediction.
+    """
+    chosen = evenly_spaced(index.records if records is None else records, max_images)
+    predictor = predictor_of(segmenter_of(network))
+    if page is None:
+        return evaluate(predictor, index, records=chosen, show_progress=show_progress)
+    shown = evenly_spaced(chosen, PredictionPage.NUM_IMAGES)
+    sheet = PredictionPage(index.categories, make_plan(predictor, index), shown)
+    scores = evaluate(predictor, index, records=chosen, show_progress=show_progress, observers=(sheet.observe,))
+    page.write_bytes(sheet.png())
+    return scores
+
+
+def evenly_spaced(records: Sequence[Record], count: int | None) -> tuple[Record, ...]:
+    """At most `count` of the records, always the same ones, from the first to the last; None: all."""
+    if count is None or count >= len(records):
+        return tuple(records)
+    return tuple(records[place] for place in np.linspace(0, len(records) - 1, count).round().astype(int))

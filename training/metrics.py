@@ -1,253 +1,190 @@
-"""How good predicted segments are: PQ, AP and mIoU, in all and for each group of images.
+"""Scores of predicted segments: in all, of each group of images, each class and each image.
 
-Legend: K classes, T true segments and P predicted ones of one image, H, W pixels.
+Legend: K classes.
 
-All three come from one table of intersections of an image, and all follow COCO panoptic where the truth is
-silent: void pixels do not count in a union, a predicted segment that lies by more than half in void or in a crowd
-of its class is no false positive, and a crowd is never a false negative.
-
-- PQ, SQ, RQ: of each class, segments matched at IoU > 0.5; means over the classes that occur.
-- AP at an IoU threshold t, as used for nuclei: TP / (TP + FP + FN) of the things, matched one to one at IoU > t.
-  It needs no ranking by score. "pooled" counts all objects of the data set together; "mean" is over images, of
-  which one with neither objects nor predictions counts 1.
-- mIoU: of the class maps that segments joined by class give, over the classes that occur; void ignored.
+PQ: training/panoptic_quality.py; AP of microscopy: training/object_ap.py; mIoU: training/pixel_scores.py; COCO's mask
+AP: training/mask_ap.py. The first three are made of one table of an image's overlaps (training/overlaps.py).
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.box import SIMPLE
-from rich.console import Console
-from rich.table import Table
 
 from model.config import Category
+from service.instances import Instances, Result
+from training.counts import Counts, mean_of_defined
+from training.data.index import Annotation
+from training.mask_ap import MaskAP
+from training.object_ap import AP_THRESHOLDS, ObjectCounts
+from training.overlaps import find_overlaps
+from training.panoptic_quality import PanopticCounts
+from training.pixel_scores import PixelCounts
 
-AP_THRESHOLDS = np.arange(50, 100, 5) / 100  # IoU; at 0.5 and above a match is one to one by itself
+Metric = Literal["pq", "ap", "miou", "mask_ap"]  # "ap" is that of microscopy
+_MAIN: tuple[Metric, ...] = ("pq", "mask_ap", "miou")  # the first that is measured chooses the best checkpoint
+
+# An image's own scores, by what they are called in the summary of it.
+_OF_IMAGE = {"pq": "pq", "sq": "sq", "rq": "rq", "ap50_mean": "ap50", "ap_mean": "ap", "miou": "miou"}
+_OF_IMAGE |= {"pixel_accuracy": "pixel_accuracy"}
 
 
-class Segment(Protocol):
-    """What is asked of a predicted segment; `service.segments.Segment` has it."""
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What is measured, and how the annotation is to be understood."""
+
+    metrics: frozenset[Metric]
+    unlabelled_is_void: bool = True  # False: what no annotated object covers is known to be none
+    score_threshold: float = 0.0  # overlapping instances of a lower score count in mask AP alone
 
     @property
-    def id(self) -> int:
-        """Its value in the id-map."""
+    def main(self) -> Metric:
+        """The score that chooses the best checkpoint."""
+        return next(metric for metric in _MAIN if metric in self.metrics)
 
     @property
-    def class_index(self) -> int:
-        """Its class, 0..K-1."""
+    def image_metric(self) -> str:
+        """The one of an image's scores by which images are compared; mask AP ranks those of many images together."""
+        return "ap" if self.main == "mask_ap" else self.main
 
 
-class TrueSegment(Segment, Protocol):
-    """What is asked of an annotated segment; `formats.SegmentInfo` has it."""
+@dataclass(frozen=True, kw_only=True)
+class ImageScores:
+    """One image's."""
 
-    @property
-    def is_crowd(self) -> bool:
-        """Whether it covers a crowd of objects that were not told apart."""
+    name: str
+    group: str
+    scores: dict[str, float]  # pq, sq, rq, ap50, ap, miou, pixel_accuracy, as far as they are measured and defined
 
 
-@dataclass
-class _Counts:
-    """Sums over images; `a + b` is that over both sets."""
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """All scores, 0 to 1. One that is not defined, as that of stuff where none occurs, is left out.
+
+    Of all images and of each group: num_images; pq, sq, rq, each also with _things and _stuff; ap50_pooled, ap50_mean
+    and so on to ap90, and ap_pooled, ap_mean, their means; miou, pixel_accuracy; mask_ap and what
+    `mask_ap.MaskScores` lists.
+    """
+
+    main: tuple[str, float]  # name and value of the score that chooses the best checkpoint; 0 where it is not defined
+    summary: dict[str, float]
+    groups: dict[str, dict[str, float]]  # by name; empty where the set has none
+    classes: dict[str, dict[str, float]]  # pq, sq, rq, ap50, iou, mask_ap by category name, of the classes that occur
+    images: tuple[ImageScores, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Numbers and texts alone."""
+        return {
+            "main": {self.main[0]: self.main[1]},
+            "all": self.summary,
+            "groups": self.groups,
+            "classes": self.classes,
+            "ap_iou_thresholds": AP_THRESHOLDS,
+            "images": [{"file": image.name, "group": image.group, **image.scores} for image in self.images],
+        }
+
+
+@dataclass(frozen=True)
+class _Sums(Counts):
+    """Of the images added; of a metric that is not measured they stay 0."""
 
     num_images: NDArray[np.int64]  # ()
-    iou_sum: NDArray[np.float64]  # (K,) over the matches
-    matched: NDArray[np.int64]  # (K,) true positives, likewise
-    false_positives: NDArray[np.int64]
-    false_negatives: NDArray[np.int64]
-    thing_counts: NDArray[np.int64]  # (thresholds, 3): true positives, false positives, false negatives of things
-    image_ap_sum: NDArray[np.float64]  # (thresholds,)
-    confusion: NDArray[np.int64]  # (K, K + 1) pixels by true and predicted class; the last column is no segment
+    panoptic: PanopticCounts
+    objects: ObjectCounts
+    pixels: PixelCounts
 
     @classmethod
-    def zero(cls, num_classes: int) -> "_Counts":
-        whole, num_thresholds = np.int64, len(AP_THRESHOLDS)
-        return cls(
-            num_images=np.zeros((), whole),
-            iou_sum=np.zeros(num_classes),
-            matched=np.zeros(num_classes, whole),
-            false_positives=np.zeros(num_classes, whole),
-            false_negatives=np.zeros(num_classes, whole),
-            thing_counts=np.zeros((num_thresholds, 3), whole),
-            image_ap_sum=np.zeros(num_thresholds),
-            confusion=np.zeros((num_classes, num_classes + 1), whole),
-        )
-
-    def __add__(self, other: "_Counts") -> "_Counts":
-        return _Counts(**{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)})
+    def zero(cls, num_classes: int) -> "_Sums":
+        kinds = (PanopticCounts.zero(num_classes), ObjectCounts.zero(num_classes), PixelCounts.zero(num_classes))
+        return cls(np.zeros((), np.int64), *kinds)
 
 
-@dataclass
 class Evaluation:
     """Scores of the images added so far, whose class indices count along `categories`."""
 
-    categories: Sequence[Category]
-    _groups: dict[str, _Counts] = field(default_factory=dict, init=False)
+    def __init__(self, categories: Sequence[Category], plan: Plan) -> None:
+        self._categories = tuple(categories)
+        self._plan = plan
+        self._is_thing = np.array([category.is_thing for category in categories], np.bool_)
+        self._groups: dict[str, _Sums] = {}
+        self._images: list[ImageScores] = []
+        self._masks = MaskAP(categories)
 
-    def add(
-        self,
-        id_map: NDArray[np.integer],
-        segments: Sequence[Segment],
-        true_id_map: NDArray[np.integer],
-        true_segments: Sequence[TrueSegment],
-        *,
-        group: str = "",
-    ) -> None:
-        """Count one image: predicted and true id-map (H, W), 0 = void, and the segments in them.
+    def add(self, prediction: Result, annotation: Annotation, *, name: str = "", group: str = "") -> ImageScores:
+        """Count one image; its own scores. Raises ValueError where prediction and annotation differ in size."""
+        sums = self._count(prediction, annotation)
+        self._groups[group] = self._groups[group] + sums if group in self._groups else sums
+        if "mask_ap" in self._plan.metrics:
+            self._masks.add(prediction, annotation, group=group)
+        scores = self._summarise(sums)
+        values = {short: scores[full] for full, short in _OF_IMAGE.items() if full in scores}
+        self._images.append(ImageScores(name=name, group=group, scores=values))
+        return self._images[-1]
 
-        Raises ValueError where the maps differ in size or hold an id that is not among the segments. A listed
-        segment without a pixel counts as not there.
-        """
-        if id_map.shape != true_id_map.shape:
-            raise ValueError(f"the predicted id-map is {id_map.shape}, the true one {true_id_map.shape}: resize first")
-        places = _index_segments(true_id_map, true_segments, "true") * (len(segments) + 1)
-        places += _index_segments(id_map, segments, "predicted")
-        shape = (len(true_segments) + 1, len(segments) + 1)
-        table = np.bincount(places.ravel(), minlength=shape[0] * shape[1]).reshape(shape)
-        counts = self._count(table, segments, true_segments)
-        self._groups[group] = self._groups[group] + counts if group in self._groups else counts
+    def scores(self) -> Scores:
+        """Of all images added."""
+        sums = sum(self._groups.values(), _Sums.zero(len(self._categories)))
+        summary, classes = self._summarise(sums), self._by_class(sums)
+        groups = {group: self._summarise(self._groups[group]) for group in sorted(self._groups) if group}
+        if "mask_ap" in self._plan.metrics:
+            masks = self._masks.score()
+            summary |= masks.summary
+            classes["mask_ap"] = masks.by_class
+            groups = {group: of_group | self._masks.score(group).summary for group, of_group in groups.items()}
+        return Scores(
+            main=(self._plan.main, summary.get(self._plan.main, 0.0)),
+            summary=summary,
+            groups=groups,
+            classes=self._named(classes),
+            images=tuple(self._images),
+        )
 
-    def summary(self) -> dict[str, float]:
-        """Scores over all images, 0 to 1, and num_images.
+    def _count(self, prediction: Result, annotation: Annotation) -> _Sums:
+        metrics, num_classes = self._plan.metrics, len(self._categories)
+        sums = _Sums.zero(num_classes)
+        shown = confident(prediction, self._plan.score_threshold)
+        overlaps = find_overlaps(shown, annotation, unlabelled_is_void=self._plan.unlabelled_is_void)
+        return _Sums(
+            num_images=sums.num_images + 1,
+            panoptic=PanopticCounts.of_image(overlaps, num_classes) if "pq" in metrics else sums.panoptic,
+            objects=ObjectCounts.of_image(overlaps.of_classes(self._is_thing), num_classes)
+            if "ap" in metrics
+            else sums.objects,
+            pixels=PixelCounts.of_image(overlaps, num_classes) if "miou" in metrics else sums.pixels,
+        )
 
-        pq, sq, rq, each also with _things and _stuff; ap50_pooled, ap50_mean, and ap_pooled, ap_mean over IoU
-        0.50:0.95; miou. A score that is not defined, as that of stuff where none occurs, is left out.
-        """
-        return self._summarise(sum(self._groups.values(), _Counts.zero(len(self.categories))))
+    def _summarise(self, sums: _Sums) -> dict[str, float]:
+        """All but mask AP; as nothing was counted of the metrics that are not measured, theirs are not defined."""
+        values = {"num_images": float(sums.num_images)}
+        of_classes = {"pq": sums.panoptic.pq, "sq": sums.panoptic.sq, "rq": sums.panoptic.rq}
+        for suffix, chosen in (("", self._is_thing | True), ("_things", self._is_thing), ("_stuff", ~self._is_thing)):
+            values |= {name + suffix: mean_of_defined(of[chosen]) for name, of in of_classes.items()}
+        for kind, of_thresholds in (("pooled", sums.objects.pooled), ("mean", sums.objects.mean)):
+            for threshold, value in zip(AP_THRESHOLDS, of_thresholds, strict=True):
+                values[f"ap{100 * threshold:.0f}_{kind}"] = float(value)
+            values[f"ap_{kind}"] = mean_of_defined(of_thresholds)
+        values |= {"miou": mean_of_defined(sums.pixels.iou), "pixel_accuracy": sums.pixels.accuracy}
+        return {name: value for name, value in values.items() if np.isfinite(value)}
 
-    def group_summaries(self) -> dict[str, dict[str, float]]:
-        """`summary` of each group, by name."""
-        return {group: self._summarise(self._groups[group]) for group in sorted(self._groups)}
+    def _by_class(self, sums: _Sums) -> dict[str, NDArray[np.float64]]:
+        """Each (K,), NaN where it is not defined."""
+        panoptic = sums.panoptic
+        first_ap = sums.objects.by_class[0]
+        return {"pq": panoptic.pq, "sq": panoptic.sq, "rq": panoptic.rq, "ap50": first_ap, "iou": sums.pixels.iou}
 
-    def class_summaries(self) -> dict[str, dict[str, float]]:
-        """pq, sq, rq and iou of each class that occurs, by category name."""
-        counts = sum(self._groups.values(), _Counts.zero(len(self.categories)))
-        scores = {"pq": _pq(counts), "sq": _sq(counts), "rq": _rq(counts), "iou": _iou(counts)}
-        summaries = {
-            category.name: {name: float(of[index]) for name, of in scores.items() if np.isfinite(of[index])}
-            for index, category in enumerate(self.categories)
+    def _named(self, of_classes: Mapping[str, NDArray[np.float64]]) -> dict[str, dict[str, float]]:
+        named = {
+            category.name: {name: float(of[index]) for name, of in of_classes.items() if np.isfinite(of[index])}
+            for index, category in enumerate(self._categories)
         }
-        return {name: summary for name, summary in summaries.items() if summary}
-
-    def _count(
-        self, table: NDArray[np.int64], segments: Sequence[Segment], true_segments: Sequence[TrueSegment]
-    ) -> _Counts:
-        """Counts of one image from its intersections (T + 1, P + 1), void first."""
-        counts = _Counts.zero(len(self.categories))
-        counts.num_images += 1
-        num_classes = len(self.categories)
-        classes = np.array([segment.class_index for segment in segments], np.int64)
-        true_classes = np.array([segment.class_index for segment in true_segments], np.int64)
-        is_crowd = np.array([segment.is_crowd for segment in true_segments], bool)
-        is_thing = np.array([category.is_thing for category in self.categories], bool)
-        same_class = true_classes[:, None] == classes
-        intersections = table[1:, 1:]
-        areas, true_areas = table.sum(axis=0)[1:], table.sum(axis=1)[1:]
-        unions = true_areas[:, None] + areas - intersections - table[0, 1:]
-        iou = intersections / np.maximum(unions, 1) * (same_class & ~is_crowd[:, None])
-        ignored = table[0, 1:] + (intersections * (same_class & is_crowd[:, None])).sum(axis=0)
-        may_be_wrong = (areas > 0) & (ignored <= 0.5 * areas)
-        may_be_missed = (true_areas > 0) & ~is_crowd
-        for index, threshold in enumerate(AP_THRESHOLDS):
-            match = iou > threshold
-            true_matched, matched = match.any(axis=1), match.any(axis=0)
-            wrong, missed = may_be_wrong & ~matched, may_be_missed & ~true_matched
-            if index == 0:  # PQ's
-                counts.matched = np.bincount(true_classes[true_matched], minlength=num_classes)
-                np.add.at(counts.iou_sum, true_classes, (iou * match).sum(axis=1))
-                counts.false_positives = np.bincount(classes[wrong], minlength=num_classes)
-                counts.false_negatives = np.bincount(true_classes[missed], minlength=num_classes)
-            of_things = (
-                is_thing[true_classes[true_matched]].sum(),
-                is_thing[classes[wrong]].sum(),
-                is_thing[true_classes[missed]].sum(),
-            )
-            counts.thing_counts[index] = of_things
-            counts.image_ap_sum[index] = of_things[0] / sum(of_things) if sum(of_things) else 1.0
-        np.add.at(counts.confusion, (true_classes[:, None], np.append(num_classes, classes)), table[1:])
-        return counts
-
-    def _summarise(self, counts: _Counts) -> dict[str, float]:
-        is_thing = np.array([category.is_thing for category in self.categories], bool)
-        values: dict[str, NDArray[np.float64] | np.float64] = {"num_images": np.float64(counts.num_images)}
-        for suffix, chosen in (("", is_thing | True), ("_things", is_thing), ("_stuff", ~is_thing)):
-            for name, of in (("pq", _pq(counts)), ("sq", _sq(counts)), ("rq", _rq(counts))):
-                values[name + suffix] = _mean(of[chosen])
-        pooled = _ratio(counts.thing_counts[:, 0], counts.thing_counts.sum(axis=1))
-        mean = _ratio(counts.image_ap_sum, counts.num_images)
-        values |= {"ap50_pooled": pooled[0], "ap50_mean": mean[0], "ap_pooled": _mean(pooled), "ap_mean": _mean(mean)}
-        values["miou"] = _mean(_iou(counts))
-        return {name: float(value) for name, value in values.items() if np.isfinite(value)}
+        return {name: scores for name, scores in named.items() if scores}
 
 
-def _index_segments(id_map: NDArray[np.integer], segments: Sequence[Segment], whose: str) -> NDArray[np.int64]:
-    """`id_map` (H, W) with each id replaced by 1 + its place in `segments`; 0 stays."""
-    ids = np.array([0, *(segment.id for segment in segments)], np.int64)
-    order = np.argsort(ids, kind="stable")
-    places = order[np.searchsorted(ids[order], id_map).clip(max=len(ids) - 1)]
-    unknown = id_map[ids[places] != id_map]
-    if unknown.size:
-        raise ValueError(f"the {whose} id-map holds ids without a segment: {np.unique(unknown)[:5].tolist()}")
-    return np.asarray(places, np.int64)
-
-
-def _ratio(numerator: NDArray[np.number], denominator: NDArray[np.number]) -> NDArray[np.float64]:
-    """NaN where the denominator is 0: not defined."""
-    safe = np.where(denominator > 0, denominator, np.nan)
-    return np.asarray(numerator / safe, np.float64)
-
-
-def _mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Mean of the values that are defined; NaN where none is."""
-    defined = values[np.isfinite(values)]
-    return np.asarray(defined.mean() if defined.size else np.nan)
-
-
-def _pq(counts: _Counts) -> NDArray[np.float64]:
-    halves = (counts.false_positives + counts.false_negatives) / 2
-    return _ratio(counts.iou_sum, counts.matched + halves)
-
-
-def _rq(counts: _Counts) -> NDArray[np.float64]:
-    halves = (counts.false_positives + counts.false_negatives) / 2
-    return _ratio(counts.matched, counts.matched + halves)
-
-
-def _sq(counts: _Counts) -> NDArray[np.float64]:
-    """0, as panopticapi has it, for a class that occurs but has no match."""
-    return np.where(np.isfinite(_rq(counts)), np.nan_to_num(_ratio(counts.iou_sum, counts.matched)), np.nan)
-
-
-def _iou(counts: _Counts) -> NDArray[np.float64]:
-    hits = counts.confusion.diagonal()
-    return _ratio(hits, counts.confusion.sum(axis=1) + counts.confusion.sum(axis=0)[:-1] - hits)
-
-
-def print_summary(evaluation: Evaluation, console: Console | None = None) -> None:
-    """Show the scores as two tables, 80 columns wide: each group and all images; each class."""
-    console = console or Console()
-    columns = {
-        "AP50\npooled": "ap50_pooled",
-        "AP50\nmean": "ap50_mean",
-        "AP\npooled": "ap_pooled",
-        "PQ": "pq",
-        "PQ\nthings": "pq_things",
-        "PQ\nstuff": "pq_stuff",
-        "mIoU": "miou",
-    }
-    rows = {group: summary for group, summary in evaluation.group_summaries().items() if group}
-    rows["all"] = evaluation.summary()
-    table = Table("group", "images", *columns, box=SIMPLE)
-    for name, summary in rows.items():
-        table.add_row(name, f"{summary['num_images']:.0f}", *_cells(summary, columns.values()))
-    console.print(table)
-    classes = Table("class", "PQ", "SQ", "RQ", "IoU", box=SIMPLE)
-    for name, summary in evaluation.class_summaries().items():
-        classes.add_row(name, *_cells(summary, ("pq", "sq", "rq", "iou")))
-    console.print(classes)
-
-
-def _cells(summary: Mapping[str, float], names: Iterable[str]) -> list[str]:
-    return [f"{summary[name]:.3f}" if name in summary else "-" for name in names]
+def confident(result: Result, score_threshold: float) -> Result:
+    """The result without overlapping instances of a lower score; a map of segments has passed its thresholds."""
+    if not isinstance(result, Instances):
+        return result
+    kept = sum(segment.score >= score_threshold for segment in result.segments)  # the best are first
+    return replace(result, segments=result.segments[:kept], counts=result.counts[:kept])

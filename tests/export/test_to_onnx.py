@@ -14,7 +14,7 @@ from model.knet import KNet
 from model.served import ServedModel, make_served
 from service import artifact
 from service.session import OnnxSession
-from training.evaluate import TorchSession
+from training.serving_path import TorchSession
 
 IMAGES = Path(__file__).parent.parent / "data" / "nuclei" / "images" / "train"
 

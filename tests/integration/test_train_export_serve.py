@@ -19,18 +19,19 @@ from service.image import decode
 from service.server import background
 from service.settings import Settings
 from training.augment import AugmentConfig
-from training.recipes import nuclei
-from training.run import read_split
+from training.data.open import open_data
+from training.engine import Devices, make_fabric
+from training.recipes import DataFacts, nuclei
 from training.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT / "tests" / "data" / "nuclei"
 
 
-def small_config(categories):
+def small_config(train):
     """The nuclei recipe on a network that trains in seconds."""
     model = replace(
-        knet_nuclei(categories),
+        knet_nuclei(train.categories),
         backbone=BackboneConfig(name="test_efficientnet", levels=(0, 1, 2, 3, 4)),
         fpn_channels=16,
         channels=32,
@@ -40,7 +41,7 @@ def small_config(categories):
         canvas_sizes=(256, 320, 384),
     )
     return replace(
-        nuclei(categories),
+        nuclei(DataFacts.of(train)),
         model=model,
         augment=AugmentConfig(crop_size=96),
         pretrained=False,
@@ -56,10 +57,15 @@ def small_config(categories):
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("checkpoint")
-    train, val = (read_split(DATA, split, converted=out) for split in ("train", "val"))
+    train = open_data(DATA, "train")
     assert len(train.records) == 4
-    Trainer(small_config(train.categories), train.records, val.records, out).run()
+    assert run(small_config(train), out)
     return out
+
+
+def run(config, out) -> bool:
+    fabric = make_fabric(Devices(accelerator="cpu"), config.precision)
+    return Trainer(config, open_data(DATA, "train"), open_data(DATA, "val"), out, fabric).run()
 
 
 def run_knet(*arguments: str | Path) -> str:
@@ -86,8 +92,8 @@ def test_the_loss_falls_within_twenty_steps(checkpoint):
 
 
 def test_served_masks_are_those_of_the_checkpoint_at_the_posted_size(checkpoint, repository):
-    train = read_split(DATA, "train", converted=checkpoint)
-    reference = local_segmenter(checkpoint, train.categories)
+    train = open_data(DATA, "train")
+    reference = local_segmenter(checkpoint)
     settings = Settings(repository=repository, port=0, api_keys=())
     with background(settings) as url, KNetClient(url) as client:
         client.wait_ready(timeout=60)
@@ -116,15 +122,13 @@ def test_artifact_and_checkpoint_score_alike(checkpoint, repository, tmp_path):
 
 def test_a_finished_run_is_not_trained_again(checkpoint):
     before = (checkpoint / "log.csv").read_text()
-    train = read_split(DATA, "train", converted=checkpoint)
-    Trainer(small_config(train.categories), train.records, train.records[:1], checkpoint).run()
+    run(small_config(open_data(DATA, "train")), checkpoint)
     assert (checkpoint / "log.csv").read_text() == before
 
 
 def test_other_configuration_in_the_same_folder_is_refused(checkpoint, tmp_path):
     out = tmp_path / "copy"
     shutil.copytree(checkpoint, out)
-    train = read_split(DATA, "train", converted=out)
-    config = replace(small_config(train.categories), learning_rate=0.5)
+    config = replace(small_config(open_data(DATA, "train")), learning_rate=0.5)
     with pytest.raises(ValueError, match="differs in learning_rate"):
-        Trainer(config, train.records, train.records[:1], out).run()
+        run(config, out)
