@@ -3,17 +3,19 @@
 N kernels, T targets, K classes, (h, w) the map at the mask stride.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+import numpy as np
 import torch
-import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment  # type: ignore[import-untyped]
 from torch import Tensor
 
-MaskCost = Literal["agreement", "cross_entropy"]
+from model.precision import at_least_float32
+from training.losses import FOCAL_ALPHA, FOCAL_GAMMA, softplus
 
-FOCAL_ALPHA, FOCAL_GAMMA = 0.25, 2.0
+MaskCost = Literal["agreement", "cross_entropy"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,28 +58,47 @@ def match(
         target_class: (T,) class index.
         active: (N,) bool, kernels that may be matched; None: all.
     """
-    usable = torch.arange(len(mask_logits)) if active is None else active.nonzero()[:, 0]
+    usable = slice(None) if active is None else active.nonzero()[:, 0]
     cost = cost_matrix(
         mask_logits[usable], None if class_logits is None else class_logits[usable], target_masks, target_class, config
     )
+    (pairs,) = solve([cost])
+    return pairs if isinstance(usable, slice) else Match(usable[pairs.kernel], pairs.target)
+
+
+def solve(costs: Sequence[Tensor]) -> list[Match]:
+    """The cheapest pairs of rows and columns of each matrix (N, T); T and N may differ between matrices.
+
+    The solver runs on the CPU. All matrices go there together and all pairs come back together, so that a GPU is
+    waited for once, not once for each.
+    """
     # A network that diverges must not end in the solver's error: the loss reports it.
-    rows, columns = linear_sum_assignment(cost.nan_to_num(1e4, 1e4, -1e4).cpu().numpy())
-    return Match(usable[torch.from_numpy(rows)], torch.from_numpy(columns))
+    flat = torch.cat([cost.flatten() for cost in costs]).nan_to_num(1e4, 1e4, -1e4).cpu()
+    pairs: list[np.ndarray[tuple[int], np.dtype[np.int64]]] = []
+    for entries, cost in zip(torch.split(flat, [cost.numel() for cost in costs]), costs, strict=True):
+        pairs += linear_sum_assignment(entries.view(cost.shape).numpy())
+    indices = torch.split(torch.from_numpy(np.concatenate(pairs)).to(costs[0].device), [len(each) for each in pairs])
+    return [Match(kernel, target) for kernel, target in zip(indices[::2], indices[1::2], strict=True)]
 
 
 def cost_matrix(
     mask_logits: Tensor, class_logits: Tensor | None, target_masks: Tensor, target_class: Tensor, config: MatcherConfig
 ) -> Tensor:
-    """(N, T) float32 (float64 stays); arguments as in `match`."""
-    dtype = torch.float64 if mask_logits.dtype == torch.float64 else torch.float32
-    logits, targets = mask_logits.flatten(1).to(dtype), target_masks.flatten(1).to(dtype)
-    cost = config.dice_weight * _dice_cost(logits.sigmoid(), targets)
-    if config.mask_cost == "agreement":
-        cost = cost + config.mask_weight * _agreement_cost(logits.sigmoid(), targets)
-    else:
-        cost = cost + config.mask_weight * _cross_entropy_cost(logits, targets)
-    if class_logits is not None:
-        cost = cost + config.class_weight * _class_cost(class_logits.to(dtype))[:, target_class]
+    """(N, T) float32 (float64 stays), under autocast too; arguments as in `match`.
+
+    Masks and targets may also be given at P points common to both, (N, P) and (T, P).
+    """
+    logits, targets = at_least_float32(mask_logits).flatten(1), target_masks.flatten(1)
+    with torch.autocast(logits.device.type, enabled=False):
+        targets = targets.to(logits.dtype)
+        probs = logits.sigmoid()
+        cost = config.dice_weight * _dice_cost(probs, targets)
+        if config.mask_cost == "agreement":
+            cost = cost + config.mask_weight * _agreement_cost(probs, targets)
+        else:
+            cost = cost + config.mask_weight * _cross_entropy_cost(logits, targets)
+        if class_logits is not None:
+            cost = cost + config.class_weight * _class_cost(class_logits.to(logits.dtype))[:, target_class]
     return cost
 
 
@@ -92,7 +113,7 @@ def _agreement_cost(probs: Tensor, targets: Tensor) -> Tensor:
 
 
 def _cross_entropy_cost(logits: Tensor, targets: Tensor) -> Tensor:
-    total = F.softplus(logits).sum(dim=1)[:, None] - logits @ targets.T
+    total = softplus(logits).sum(dim=1)[:, None] - logits @ targets.T
     return (total / (targets.sum(dim=1) + 16)).clamp(max=20.0)
 
 

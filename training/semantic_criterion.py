@@ -3,16 +3,39 @@
 B batch, K classes, (H, W) the image.
 """
 
+from collections.abc import Sequence
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from model.knet import KNetOutput
 from model.precision import at_least_float32
-
-IGNORED = 255  # label of pixels that no loss looks at
-
+from training.targets import IGNORED, ImageTargets
 
 AUXILIARY_WEIGHT = 0.4  # of the auxiliary head's map; all others have 1
+
+
+class SemanticCriterion:
+    """Loss of a semantic network.
+
+    Its terms are means over all pixels, void ones included, as in the paper's code. Their number is the same on every
+    rank, so nothing has to be reduced over the ranks.
+    """
+
+    def __call__(
+        self, output: KNetOutput, targets: Sequence[ImageTargets], generator: torch.Generator | None = None
+    ) -> dict[str, Tensor]:
+        """Named weighted terms; the total loss is their sum. Nothing is drawn from the generator."""
+        return semantic_terms(output, torch.stack([target.labels for target in targets]))
+
+    @torch.no_grad()
+    def class_accuracy(self, output: KNetOutput, targets: Sequence[ImageTargets]) -> float:
+        """Share of the labelled pixels with the right class, by the last stage, 0..1; 1 without labelled pixels."""
+        labels = torch.stack([target.labels for target in targets])
+        predicted = _enlarged(output.mask_logits[-1], labels).argmax(dim=1)
+        right = (predicted == labels)[labels != IGNORED]
+        return float(right.float().mean()) if len(right) else 1.0
 
 
 def semantic_terms(output: KNetOutput, labels: Tensor) -> dict[str, Tensor]:
@@ -33,5 +56,8 @@ def semantic_terms(output: KNetOutput, labels: Tensor) -> dict[str, Tensor]:
 
 def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """Mean over all pixels of the labels, the ignored ones counted as zeros, as in the paper's code."""
-    logits = F.interpolate(at_least_float32(logits), labels.shape[1:], mode="bilinear", align_corners=False)
-    return F.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="none").mean()
+    return F.cross_entropy(_enlarged(logits, labels), labels, ignore_index=IGNORED, reduction="none").mean()
+
+
+def _enlarged(logits: Tensor, labels: Tensor) -> Tensor:
+    return F.interpolate(at_least_float32(logits), labels.shape[1:], mode="bilinear", align_corners=False)

@@ -3,17 +3,19 @@
 import csv
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from export.official_names import expected_tensors
-from training.criterion import Criterion, LossConfig, image_targets
+from training.criterion import Criterion
 from training.dataset import Target
+from training.loss_config import LossConfig
 from training.matcher import cost_matrix
 from training.semantic_criterion import semantic_terms
-from training.targets import paint
+from training.targets import paint, prepare_targets
 
 SIZE = 128
 # Ours -> theirs, at the kernel head and at a stage.
@@ -46,9 +48,12 @@ def make_target(rule, image: int, num_things: int, with_stuff: bool) -> Target:
     return Target(
         masks=torch.from_numpy(np.concatenate([things, np.array(stuff, bool).reshape(-1, SIZE, SIZE)])),
         class_index=torch.tensor([*labels.tolist(), *map(int, classes)], dtype=torch.int64),
+        crowd_masks=torch.zeros(0, SIZE, SIZE, dtype=torch.bool),
+        crowd_class=torch.zeros(0, dtype=torch.int64),
         valid_size=(height, width),
         pixel_mean=0.0,
         pixel_std=1.0,
+        path=Path("synthetic"),
     )
 
 
@@ -63,7 +68,7 @@ def test_a_detection_step_is_the_official_one(golden, network, official_weights,
         )
         for i, image in enumerate(images)
     ]
-    truth = [image_targets(target, config, torch.float64) for target in targets]
+    truth = [prepare_targets(target, config, dtype=torch.float64) for target in targets]
     pixels = torch.from_numpy(official_weights.make_image(SIZE, SIZE, len(images))).double()
     output = network.train()(pixels)
     criterion = Criterion(config, LossConfig())

@@ -27,6 +27,29 @@ def test_focal_loss_of_known_probabilities():
     torch.testing.assert_close(losses.focal(logits, targets), expected)
 
 
+@pytest.mark.parametrize("scale", [1.0, 30.0])
+def test_the_focal_loss_of_a_map_is_that_of_one_hot_targets(scale):
+    generator = torch.Generator().manual_seed(0)
+    logits = scale * torch.randn(2, 3, 4, 5, generator=generator, dtype=torch.float64)
+    labels = torch.randint(0, 4, (2, 4, 5), generator=generator)  # 3: a negative of every class
+    one_hot = torch.nn.functional.one_hot(labels, 4)[..., :3].permute(0, 3, 1, 2).double()
+    ours, theirs = logits.clone().requires_grad_(), logits.clone().requires_grad_()
+    total, expected = losses.focal_sum(ours, labels), losses.focal(theirs, one_hot).sum()
+    torch.testing.assert_close(total, expected)
+    total.backward()
+    expected.backward()
+    torch.testing.assert_close(ours.grad, theirs.grad)
+
+
+def test_softplus_is_torchs_with_its_gradient():
+    ours = torch.linspace(-40, 40, 81, dtype=torch.float64).requires_grad_()  # 0 is among them
+    theirs = ours.detach().clone().requires_grad_()
+    torch.testing.assert_close(losses.softplus(ours), torch.nn.functional.softplus(theirs, threshold=50))
+    losses.softplus(ours).sum().backward()
+    torch.nn.functional.softplus(theirs, threshold=50).sum().backward()
+    torch.testing.assert_close(ours.grad, theirs.grad)
+
+
 def test_dice_loss_of_known_masks():
     masks = double([[[LOG3, LOG3], [0.0, -LOG3]], [[-50.0, -50.0], [-50.0, -50.0]]])  # 3/4 3/4 1/2 1/4; nothing
     targets = double([[[1.0, 0.5], [0.0, 0.0]], [[0.0, 0.0], [0.0, 0.0]]])
@@ -60,7 +83,7 @@ def test_heat_loss_of_known_values():
     target = double([[[[1.0, 0.5, 0.0, 1.0]]]])
     at_centres = (1 / 4) ** 2 * math.log(4 / 3) + (3 / 4) ** 2 * LOG4
     elsewhere = (3 / 4) ** 2 * 0.5**4 * LOG4 + (1 / 2) ** 2 * LOG2
-    assert float(losses.heat_focal(heat_logits, target)) == pytest.approx((at_centres + elsewhere) / 2)
+    assert float(losses.heat_focal(heat_logits, target)) == pytest.approx(at_centres + elsewhere)
 
 
 def test_heat_loss_without_centres_is_finite():

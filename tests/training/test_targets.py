@@ -1,7 +1,7 @@
 import torch
 from torch import tensor
 
-from training.targets import centre_heat, paint, soft_masks
+from training.targets import centre_heat, own_centres, paint, soft_masks
 
 
 def make_disc(radius, y=15, x=15, size=32):
@@ -42,6 +42,25 @@ def test_heat_is_1_at_centres_alone_and_falls_within_the_mask():
     assert torch.equal(heat == 1, centres)
     assert (heat[masks.sum(dim=0) == 0] == 0).all()
     assert (heat[20, 20:27].diff() < 0).all()
+
+
+def test_cells_vote_for_the_centroid_of_the_mask_that_covers_them_most_and_weigh_its_area_and_radius():
+    masks = torch.stack((make_disc(3, 8, 8), make_disc(6, 20, 20))).float()
+    masks[0, 20, 20] = 0.2  # a little of the first lies under the second
+    centre, weight = own_centres(masks[1:])
+    assert (centre[:, masks[1] > 0] == 20).all()
+    radius = (masks[1].sum() / torch.pi) ** 0.5
+    torch.testing.assert_close(weight.sum() * radius, torch.tensor(1.0))
+    centre, both = own_centres(masks)
+    assert centre[:, 20, 20].tolist() == [20, 20]
+    assert (both[masks.sum(dim=0) == 0] == 0).all()
+    assert both[8, 8] > both[20, 20]
+
+
+def test_nothing_votes_where_no_mask_is():
+    centre, weight = own_centres(torch.zeros(0, 6, 8))
+    assert centre.shape == (2, 6, 8)
+    assert weight.sum() == 0
 
 
 def test_the_width_of_the_heat_grows_with_the_object_but_never_vanishes():
