@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from training.data.coco_panoptic import find_coco_panoptic, read_coco_panoptic
+from training.data.open import open_data
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="needs the data sets in ../shared/data")
@@ -135,6 +136,23 @@ def test_data_set_without_images_is_refused(data):
     write(data, document() | {"images": [], "annotations": []})
     with pytest.raises(ValueError, match="has no annotated image"):
         read(data)
+
+
+def test_a_list_chooses_images(data):
+    content = document()
+    for kind in ("images", "annotations/panoptic"):
+        folder = data / (kind + ("/train2017" if kind == "images" else "_train2017"))
+        (folder / "2.png").write_bytes((folder / "1.png").read_bytes())
+    content["images"].append(content["images"][0] | {"id": 2, "file_name": "2.png"})
+    content["annotations"].append(content["annotations"][0] | {"image_id": 2, "file_name": "2.png"})
+    write(data, content)
+    folders = {"images": "images/train2017", "labels": "annotations/panoptic_train2017.json", "list": "mine.txt"}
+    (data / "data.json").write_text(json.dumps({"train": folders, "val": folders}))
+    (data / "mine.txt").write_text("2.png\n")
+    assert [record.image_path.name for record in open_data(data, "train").records] == ["2.png"]
+    (data / "mine.txt").write_text("2.png\n3.png\n")
+    with pytest.raises(ValueError, match=r"no annotation of: 3; take them off the list"):
+        open_data(data, "train")
 
 
 def test_split_that_is_not_there_is_not_found(data):

@@ -75,6 +75,15 @@ def test_splits_by_folders_or_lists(data):
         open_data(data, "val")
 
 
+def test_a_list_may_lie_beside_a_description_elsewhere(data, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (elsewhere / "mine.txt").write_text("b\n")
+    both = {"images": "pictures", "labels": "classes", "list": "mine.txt"}
+    (elsewhere / "set.json").write_text(json.dumps({"train": both, "val": both}))
+    index = open_data(data, "train", elsewhere / "set.json")
+    assert [record.image_path.stem for record in index.records] == ["b"]
+
+
 def test_share_of_validation_can_be_chosen(data):
     describe(data, val_fraction=0.99)
     assert len(open_data(data, "val").records) == 3  # one is left to train on

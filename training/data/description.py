@@ -37,7 +37,7 @@ class Folders(_Strict):
 
     images: str
     labels: str  # a folder, or COCO's JSON
-    list: str | None = None  # a text file that names the images to take, one a line; None: all
+    list: str | None = None  # a text file that names the images to take, one a line; beside data.json too; None: all
 
 
 class DescribedCategory(_Strict):
@@ -103,9 +103,29 @@ def read_description(data: Path, path: Path | None) -> Description:
         if not path.is_file():
             return Description()
     try:
-        return Description.model_validate_json(path.read_bytes())
+        return _with_lists_beside(path, Description.model_validate_json(path.read_bytes()))
     except FileNotFoundError as error:
         raise ValueError(f"{path} is missing") from error
     except ValidationError as error:
         lines = [f"{'.'.join(map(str, entry['loc']))}: {entry['msg']}".removeprefix(": ") for entry in error.errors()]
         raise ValueError(f"{path} cannot be used (docs/data.md has examples):\n  " + "\n  ".join(lines)) from error
+
+
+def _with_lists_beside(path: Path, description: Description) -> Description:
+    """Lists that lie beside the description's file are taken from there."""
+    changed = {}
+    for name in ("train", "val"):
+        folders: Folders | None = getattr(description, name)
+        if folders is not None and folders.list is not None and (path.parent / folders.list).is_file():
+            changed[name] = folders.model_copy(update={"list": str((path.parent / folders.list).resolve())})
+    return description.model_copy(update=changed)
+
+
+def listed_names(data: Path, folders: Folders) -> list[str] | None:
+    """The images to take, by path or the last part of it; None: all. Raises ValueError where the list is missing."""
+    if folders.list is None:
+        return None
+    path = data / folders.list
+    if not path.is_file():
+        raise ValueError(f"{path} is missing: the list of images, one a line")
+    return [line.strip() for line in path.read_text().splitlines() if line.strip()]

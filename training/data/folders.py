@@ -7,7 +7,7 @@ import numpy as np
 from model.config import Category
 from training.data.class_names import Classes, is_colour_coded, known_classes
 from training.data.colours import distinct_colour
-from training.data.description import Description, Folders
+from training.data.description import Description, Folders, listed_names
 from training.data.index import DataIndex, Record, Source, Split
 from training.data.label_file import read_label_image
 from training.data.label_maps import CATEGORIES, LabelMapSource
@@ -87,13 +87,7 @@ def _of_folders(data: Path, folders: Folders) -> list[Pair]:
     for name in (folders.images, folders.labels):
         if not (data / name).is_dir():
             raise ValueError(f"{data / name} is not a folder; correct the name in data.json, or make it")
-    names = None
-    if folders.list is not None:
-        path = data / folders.list
-        if not path.is_file():
-            raise ValueError(f"{path} is missing: the list of images, one a line")
-        names = [line.strip() for line in path.read_text().splitlines() if line.strip()]
-    return pair_files(data / folders.images, data / folders.labels, names=names)
+    return pair_files(data / folders.images, data / folders.labels, names=listed_names(data, folders))
 
 
 def looks_like_label_maps(label_paths: tuple[Path, ...]) -> bool:

@@ -1,12 +1,13 @@
 """A folder of images and annotations, whatever its format, as what training and evaluation read."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
 from training.data.coco_instances import find_coco_instances, read_coco_instances
 from training.data.coco_panoptic import find_coco_panoptic, read_coco_panoptic
-from training.data.description import Description, Folders, read_description
+from training.data.description import Description, Folders, listed_names, read_description
 from training.data.folders import read_folders
 from training.data.index import DataIndex, Split
 from training.data.layouts import LOOKED_FOR, recognise
@@ -80,8 +81,20 @@ def _described_coco(data: Path, folders: Folders, given: Description) -> DataInd
         raise ValueError(f"{annotation_json} has the categories: take them out of data.json")
     png_dir = annotation_json.with_suffix("")
     if given.format == "coco_panoptic" or (given.format is None and png_dir.is_dir()):
-        return read_coco_panoptic(annotation_json, image_dir, png_dir)
-    return read_coco_instances(annotation_json, image_dir)
+        index = read_coco_panoptic(annotation_json, image_dir, png_dir)
+    else:
+        index = read_coco_instances(annotation_json, image_dir)
+    names = listed_names(data, folders)
+    return index if names is None else _only(index, names, annotation_json)
+
+
+def _only(index: DataIndex, names: Sequence[str], annotation_json: Path) -> DataIndex:
+    """The images that a list names."""
+    wanted = {Path(name).stem for name in names}
+    if missing := wanted - {record.image_path.stem for record in index.records}:
+        shown = ", ".join(sorted(missing)[:5])
+        raise ValueError(f"listed images that {annotation_json} has no annotation of: {shown}; take them off the list")
+    return replace(index, records=tuple(r for r in index.records if r.image_path.stem in wanted))
 
 
 def _part(index: DataIndex, split: Split, val_fraction: float) -> DataIndex:
