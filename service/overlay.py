@@ -10,6 +10,7 @@ from service.artifact import ArtifactMetadata
 from service.instances import Instances, Result, stack
 
 _THING_OPACITY, _STUFF_OPACITY, _CONTOUR_OPACITY = 0.4, 0.2, 0.9
+_STUFF_ALONE_OPACITY = 0.45  # where it is all there is to see
 _GOLDEN_RATIO = 0.618034  # hues of consecutive ids lie far apart
 
 
@@ -34,13 +35,14 @@ def draw_overlay(
 def paint(
     image: NDArray[np.uint8], id_map: NDArray[np.int32], colours: NDArray[np.uint8], is_thing: NDArray[np.bool_]
 ) -> NDArray[np.uint8]:
-    """Image (H, W, 3) with the ids 1..S of `id_map` (H, W) tinted, things more than stuff, and things outlined.
+    """Image (H, W, 3) with the ids 1..S of `id_map` (H, W) tinted, things more than stuff beside them, and outlined.
 
     Args:
         colours: (S + 1, 3), of each id; that of 0, void, is not used.
         is_thing: (S + 1), likewise.
     """
-    opacity = np.where(is_thing, np.float32(_THING_OPACITY), np.float32(_STUFF_OPACITY))
+    stuff_opacity = _STUFF_OPACITY if is_thing.any() else _STUFF_ALONE_OPACITY
+    opacity = np.where(is_thing, np.float32(_THING_OPACITY), np.float32(stuff_opacity))
     opacity[0] = 0
     weight = opacity[id_map]
     np.copyto(weight, _CONTOUR_OPACITY, where=_contours(id_map) & is_thing[id_map])

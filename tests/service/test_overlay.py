@@ -9,7 +9,7 @@ from service import rle
 from service.artifact import ArtifactMetadata
 from service.instances import Instances
 from service.overlay import draw_overlay, panoptic_png
-from service.segments import from_id_map
+from service.segments import from_id_map, select
 
 
 @pytest.fixture
@@ -52,6 +52,12 @@ def test_things_are_outlined_and_stuff_is_not(gray, segmentation, metadata):
     assert picture[2, 5, 0] > picture[5, 5, 0]
     np.testing.assert_array_equal(picture[12, 5], picture[15, 5])
     assert picture[15, 5, 2] > picture[15, 5, 1]  # stuff has its category's blue
+
+
+def test_stuff_alone_is_tinted_more_than_beside_things(gray, segmentation, metadata):
+    beside = draw_overlay(gray, segmentation, metadata, by_category=True)[15, 5].astype(int)
+    alone = draw_overlay(gray, select(segmentation, [2]), metadata, by_category=True)[15, 5].astype(int)
+    assert (abs(alone - 100) > 1.5 * abs(beside - 100)).any()
 
 
 def test_the_best_of_overlapping_masks_is_on_top_and_outlined_whole(gray, metadata):
