@@ -11,6 +11,7 @@ import typer
 Split = Literal["train", "val"]
 Deformable = Literal["operator", "grid_sample"]
 Merge = Literal["official", "confident"]
+Accelerator = Literal["auto", "cpu", "cuda"]
 
 app = typer.Typer(
     help="K-Net image segmentation: train, evaluate, export, serve.",
@@ -79,38 +80,115 @@ def segment(
 
 @app.command()
 def train(
-    recipe: Annotated[str, typer.Argument(help="What to train: nuclei.")],
-    data: Annotated[Path, typer.Option(help="Folder of a COCO panoptic set, or of dsb2018_nuclei (converted first).")],
-    out: Annotated[Path, typer.Option(help="Folder of the checkpoint. An unfinished run in it is resumed.")],
-    steps: Annotated[int | None, typer.Option(help="Training steps. Default: the recipe's.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Crops a step. Default: the recipe's.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of weights and samples; a CPU run is repeatable by it.")] = None,
+    recipe: Annotated[str, typer.Argument(help="One of the recipes below.")],
+    data: Annotated[Path, typer.Option(help="Folder of the data set; docs/data.md lists the formats.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the run. One that was stopped or killed in it goes on.")
+    ] = None,
+    description: Annotated[Path | None, typer.Option(help="File that says what is what in the data.")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a field of the recipe; may be given several times."),
+    ] = None,
+    backbone_weights: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="File of weights that the backbone starts with.")
+    ] = None,
+    start_from: Annotated[
+        Path | None,
+        typer.Option("--from", exists=True, file_okay=False, help="Checkpoint to start from, for fine-tuning."),
+    ] = None,
+    accelerator: Annotated[Accelerator, typer.Option(help="auto: cuda where there is one.")] = "auto",
+    devices: Annotated[int, typer.Option(help="Devices of a machine, each with a process.")] = 1,
+    nodes: Annotated[int, typer.Option(help="Machines; the command is given on each (see docs/training.md).")] = 1,
+    skip_check: Annotated[bool, typer.Option("--skip-check", help="Do not open every image first.")] = False,
+    show: Annotated[bool, typer.Option("--print", help="Print the whole configuration as JSON, and stop.")] = False,
 ) -> None:
     """Train a K-Net and write a checkpoint.
 
-    A killed run goes on where it was when the same command is given again. Beside the checkpoint (config.json,
-    model.safetensors) are train.json (the whole configuration), log.csv (losses) and metrics.json (scores on the
-    validation split).
+    A run that was killed or stopped (Ctrl-C, SIGTERM) goes on when the same command is given again. docs/training.md
+    explains the options and what is written.
+
+    Recipes for one evening and few images:
+
+    nuclei: Cell nuclei and other small round objects in images of any size: 80 minutes on one CPU core.
+
+    small_panoptic: Things and stuff in tens to thousands of photographs: a small network with ImageNet weights.
+
+    small_instance: Objects in tens to thousands of photographs: a small network with ImageNet weights and 50 kernels.
+
+    small_semantic: The class of each pixel, from tens to thousands of photographs: small enough for an edge device.
+
+    The paper's:
+
+    panoptic_r50_1x: The paper's panoptic K-Net, ResNet-50, 12 epochs; made for COCO and several GPUs.
+
+    panoptic_r50_3x: The same for 36 epochs, at several scales.
+
+    instance_r50_1x: The paper's instance K-Net, ResNet-50, 12 epochs; made for COCO and several GPUs.
+
+    instance_r50_3x: The same for 36 epochs, at several scales.
+
+    semantic_r50_80k: The paper's semantic K-Net on UPerNet, ResNet-50, 80,000 steps; made for ADE20K and several GPUs.
     """
     with _explained("train"):
-        from training.run import train_recipe
+        from training.changes import parse_changes
+        from training.engine import Devices
+        from training.run import resolve, train_recipe
 
-        train_recipe(recipe, data, out, {"steps": steps, "batch_size": batch_size, "seed": seed})
+        changes = parse_changes(settings or [])
+        if backbone_weights is not None:
+            changes["backbone_weights"] = str(backbone_weights)
+        if start_from is not None:
+            changes["start_from"] = str(start_from)
+        if show:
+            typer.echo(resolve(recipe, data, changes=changes, description=description)[0].to_json())
+            return
+        if out is None:
+            raise ValueError("--out is missing: name a folder for the run")
+        train_recipe(
+            recipe,
+            data,
+            out,
+            changes=changes,
+            description=description,
+            devices=Devices(accelerator=accelerator, devices=devices, nodes=nodes),
+            skip_check=skip_check,
+        )
 
 
 @app.command()
 def evaluate(
     model: Annotated[str, typer.Argument(help="Folder of a checkpoint or an artifact; with --url, a model's name.")],
-    data: Annotated[Path, typer.Option(help="Folder of a COCO panoptic set, or of dsb2018_nuclei.")],
+    data: Annotated[Path, typer.Option(help="Folder of annotated images; docs/data.md lists the formats.")],
     split: Annotated[Split, typer.Option(help="Which part of it.")] = "val",
+    description: Annotated[
+        Path | None, typer.Option(help="JSON that says what the data's folders and numbers mean.")
+    ] = None,
     url: Annotated[str | None, typer.Option(help="Score the answers of this server.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Write the scores there, as JSON.")] = None,
+    api_key: Annotated[str | None, typer.Option(envvar="KNET_API_KEY", help="Key of that server.")] = None,
+    variant: Annotated[str | None, typer.Option(help="File of the artifact's graph. Default: the first.")] = None,
+    max_images: Annotated[int | None, typer.Option(min=1, help="At most so many, evenly spaced.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write all scores there, each image's too, as JSON.")] = None,
+    worst: Annotated[int, typer.Option(min=0, help="Draw so many of the images with the lowest scores.")] = 0,
+    pictures: Annotated[Path | None, typer.Option(help="Folder for their pictures.")] = None,
 ) -> None:
-    """Score a model on annotated images: PQ, AP and mIoU, in all and by kind of image."""
-    with _explained("train"):
-        from knet.evaluate import evaluate_model
+    """Score a model on annotated images: PQ, mask AP, mIoU and more, in all, by kind of image, class and image.
 
-        evaluate_model(model, data, split, url=url, out=out)
+    The data decides with the model's kind what is measured; docs/evaluation.md says how each score is defined.
+    """
+    with _explained("train"):
+        from knet.evaluate import Wishes, evaluate_model
+
+        wishes = Wishes(
+            url=url,
+            api_key=api_key,
+            variant=variant,
+            max_images=max_images,
+            out=out,
+            num_worst=worst,
+            pictures=pictures,
+        )
+        evaluate_model(model, data, split, description, wishes)
 
 
 @app.command()
@@ -195,15 +273,41 @@ def import_(
 
 
 @app.command()
-def convert(
-    source: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="Folder of dsb2018_nuclei.")],
-    out: Annotated[Path, typer.Option(help="Folder for the COCO panoptic set; must not exist.")],
+def check(
+    data: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="Folder of a data set.")],
+    description: Annotated[
+        Path | None, typer.Option(help="What is in it, if data.json is not in the folder: docs/data.md.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for check.json and images.png.")] = Path("check"),
 ) -> None:
-    """Convert a data set to COCO panoptic, the training format, with a fixed split into train and val."""
-    with _explained("train"):
-        from training.nuclei import convert as convert_nuclei
+    """Look whether a data set is as it should be, before a training finds out.
 
-        convert_nuclei(source, out)
+    Opens every image and annotation. Prints what is wrong (and then exits with 1), what is in the data, and settings
+    that fit it; writes the same as check.json, and images with their segments as images.png.
+    """
+    with _explained("train"):
+        from rich.console import Console
+
+        from knet.check import check_data
+
+        is_usable = check_data(data, description, out, Console())
+    if not is_usable:
+        raise typer.Exit(1)
+
+
+@app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="Folder of a data set.")],
+    out: Annotated[Path, typer.Option(help="Folder for the COCO panoptic set; must not exist.")],
+    description: Annotated[
+        Path | None, typer.Option(help="What is in it, if data.json is not in the folder: docs/data.md.")
+    ] = None,
+) -> None:
+    """Write a data set as COCO panoptic, with its split into train and val."""
+    with _explained("train"):
+        from training.data.convert import convert as convert_data
+
+        convert_data(source, out, description)
 
 
 def _canvas(text: str) -> tuple[int, int]:

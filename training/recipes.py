@@ -1,39 +1,216 @@
-"""Recipes: functions that return a complete training configuration."""
+"""Recipes: functions from a data set to a complete training configuration.
 
-from collections.abc import Callable
+The paper's are in training/paper_recipes.py, those for one evening and few images here. A field that one data set needs
+otherwise is changed with `--set`; what helps every data set of a kind belongs into the recipe.
+"""
 
-from model.config import Category, knet_nuclei
+import math
+from dataclasses import dataclass, replace
+from statistics import median_high
+
+from model.config import BackboneConfig, Category, Kind, KNetConfig, knet_nuclei
 from training.augment import AugmentConfig
 from training.config import TrainConfig
-from training.criterion import LossConfig
+from training.data.index import DataIndex
+from training.loss_config import LossConfig
 from training.matcher import MatcherConfig
 
 
-def nuclei(categories: tuple[Category, ...]) -> TrainConfig:
-    """Cell nuclei in microscopy: many small objects, images of any size, two CPU cores for about an hour.
+@dataclass(frozen=True, kw_only=True)
+class DataFacts:
+    """What a recipe looks at of the training images."""
+
+    kind: Kind  # what the annotation is made for
+    categories: tuple[Category, ...]  # things first
+    num_images: int
+    image_size: tuple[int, int]  # median height and width
+    groups: tuple[str, ...] = ()  # names of the kinds of images
+
+    @classmethod
+    def of(cls, index: DataIndex) -> "DataFacts":
+        """Those of a split."""
+        sides = [(record.height, record.width) for record in index.records]
+        height, width = (median_high(side) for side in zip(*sides, strict=True))
+        return cls(
+            kind=index.kind,
+            categories=index.categories,
+            num_images=len(sides),
+            image_size=(height, width),
+            groups=tuple(sorted({record.group for record in index.records})),
+        )
+
+    @property
+    def things(self) -> tuple[Category, ...]:
+        """The categories of an instance network."""
+        return tuple(category for category in self.categories if category.is_thing)
+
+    def can_train(self, kind: Kind) -> bool:
+        """Objects and regions also say what the objects are, and of which class each pixel is."""
+        return kind == self.kind or (self.kind == "panoptic" and (kind == "semantic" or bool(self.things)))
+
+    def epochs(self, number: int, batch_size: int) -> int:
+        """Steps of so many passes over the images."""
+        return math.ceil(number * self.num_images / batch_size)
+
+
+# Of a network whose kernels are seeds, which follow an image's own objects.
+_SEEDED_LOSS = LossConfig(
+    rank_weight=1.0,
+    mask_normaliser="area",
+    rank_balanced=True,
+    stuff_mask_weight=1.0,
+    seg_loss="cross_entropy_dice",
+    matcher=MatcherConfig(mask_cost="cross_entropy"),
+)
+# Photographs: nothing is upside down or inverted, light and colour vary.
+_PHOTOGRAPHS = AugmentConfig(
+    placement="fit",
+    fit_scale=(0.5, 2.0),
+    pad_probability=0.0,
+    turns=False,
+    invert_probability=0.0,
+    stain=0.0,
+    hue=0.05,
+    gain=0.3,
+    noise_probability=0.1,
+    shuffle_probability=0.0,
+    gray_probability=0.05,
+)
+_LITE = "tf_efficientnet_lite0"
+
+
+def nuclei(facts: DataFacts) -> TrainConfig:
+    """Cell nuclei and other small round objects in images of any size: 80 minutes on one CPU core.
 
     Steps, rates and weights are those measured in docs/nuclei.md.
     """
     return TrainConfig(
-        model=knet_nuclei(categories),
-        loss=LossConfig(
-            rank_weight=1.0,
-            mask_normaliser="area",
-            rank_balanced=True,
-            stuff_mask_weight=1.0,
-            seg_loss="cross_entropy_dice",
-            matcher=MatcherConfig(mask_cost="cross_entropy"),
-        ),
-        augment=AugmentConfig(scale_jitter=1.5),
-        steps=4000,
+        model=knet_nuclei(facts.categories),
+        loss=_SEEDED_LOSS,
+        augment=AugmentConfig(scale_jitter=1.5, min_area=16),
+        steps=6500,
         batch_size=6,
         learning_rate=1e-3,
         backbone_factor=0.4,
         weight_decay=0.02,
         clip_norm=10.0,
-        group_weights={"colour": 1.5},
+        group_weights={"colour": 1.5} if any(group.endswith("colour") for group in facts.groups) else {},
         precision="bf16",
     )
 
 
-RECIPES: dict[str, Callable[[tuple[Category, ...]], TrainConfig]] = {"nuclei": nuclei}
+def small_panoptic(facts: DataFacts) -> TrainConfig:
+    """Things and stuff in tens to thousands of photographs: a small network with ImageNet weights."""
+    side = _side(facts, most=448)
+    return _small(
+        KNetConfig(
+            categories=facts.categories,
+            backbone=BackboneConfig(name=_LITE),
+            fpn_channels=96,
+            channels=128,
+            feature_stride=4,
+            mask_upsample=1,
+            norm="batch",
+            sine_encoding=False,
+            first_kernels="seeded",
+            num_stages=2,
+            num_heads=4,
+            ffn_channels=256,
+            geometry="shortest_edge",
+            canvas_sizes=(side, side),
+            overlap_threshold=0.5,
+        ),
+        loss=_SEEDED_LOSS,
+        augment=replace(_PHOTOGRAPHS, crop_size=side, copy_paste_probability=0.2),
+        clip_norm=10.0,
+    )
+
+
+def small_instance(facts: DataFacts) -> TrainConfig:
+    """Objects in tens to thousands of photographs: a small network with ImageNet weights and 50 kernels."""
+    side = _side(facts, most=448)
+    return _small(
+        KNetConfig(
+            kind="instance",
+            categories=facts.things,
+            backbone=BackboneConfig(name=_LITE),
+            fpn_channels=96,
+            channels=128,
+            feature_stride=4,
+            mask_upsample=1,
+            norm="batch",
+            num_kernels=50,
+            num_training_kernels=50,
+            num_heads=4,
+            ffn_channels=512,
+            padding_in_masks=True,
+            max_instances=50,
+            geometry="shortest_edge",
+            canvas_sizes=(side, side),
+            output_stride=4,
+        ),
+        loss=LossConfig(),
+        augment=replace(_PHOTOGRAPHS, crop_size=side, copy_paste_probability=0.3),
+    )
+
+
+def small_semantic(facts: DataFacts) -> TrainConfig:
+    """The class of each pixel, from tens to thousands of photographs: small enough for an edge device."""
+    # Crops are of the scale that is served, times 0.5 to 2.
+    shorter, longer = sorted(_served_size(facts, most=1024))
+    side = min(320, math.ceil(shorter / 32) * 32)
+    scale = longer / side
+    return _small(
+        KNetConfig(
+            kind="semantic",
+            categories=facts.categories,
+            backbone=BackboneConfig(name=_LITE),
+            neck="uper",
+            channels=64,
+            feature_stride=4,
+            mask_upsample=1,
+            norm="batch",
+            dropout=0.1,
+            auxiliary=True,
+            num_kernels=0,
+            num_training_kernels=0,
+            num_stages=2,
+            num_heads=4,
+            ffn_channels=256,
+            geometry="shortest_edge",
+            canvas_sizes=(shorter, longer),
+            output_stride=1,
+        ),
+        loss=LossConfig(),
+        augment=replace(_PHOTOGRAPHS, crop_size=side, fit_scale=(0.5 * scale, 2 * scale)),
+        clip_norm=10.0,
+    )
+
+
+def _small(model: KNetConfig, *, loss: LossConfig, augment: AugmentConfig, clip_norm: float = 1.0) -> TrainConfig:
+    """What the recipes for few images share: a budget of steps, whatever their number, and averaged weights."""
+    return TrainConfig(
+        model=model,
+        loss=loss,
+        augment=augment,
+        steps=4000,
+        batch_size=6,
+        learning_rate=1e-3,
+        backbone_factor=0.4,
+        weight_decay=0.02,
+        clip_norm=clip_norm,
+        precision="bf16",
+        evaluate_every=1000,
+    )
+
+
+def _served_size(facts: DataFacts, most: int) -> tuple[int, int]:
+    """Height and width that images are scaled to: their own while the longer is within the limit."""
+    height, width = facts.image_size
+    scale = min(1.0, most / max(height, width))
+    return max(64, round(height * scale)), max(64, round(width * scale))
+
+
+def _side(facts: DataFacts, most: int) -> int:
+    """Longer side that images are scaled to: their own up to a limit, a multiple of the coarsest stride."""
+    return min(most, max(128, math.ceil(max(facts.image_size) / 32) * 32))

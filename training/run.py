@@ -1,42 +1,90 @@
 """A recipe on a data set: what `knet train` does."""
 
-from dataclasses import replace
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
 
-from training.formats import PanopticIndex, find_coco_panoptic, read_coco_panoptic
-from training.nuclei import convert, is_dsb2018
-from training.recipes import RECIPES
+from rich.console import Console
+
+from training.changes import with_changes
+from training.choose import find_recipe, make_config
+from training.config import TrainConfig
+from training.data.check import check
+from training.data.index import DataIndex
+from training.data.open import open_data
+from training.engine import Devices, end_with_parent, is_first_process, make_fabric
+from training.recipes import DataFacts
+from training.train_state import has_state
 from training.trainer import Trainer
 
+_MOST_LISTED = 10  # problems of the data
 
-def train_recipe(name: str, data: Path, out: Path, changes: dict[str, Any]) -> None:
+
+def train_recipe(
+    name: str,
+    data: Path,
+    out: Path,
+    *,
+    changes: Mapping[str, str],
+    devices: Devices,
+    description: Path | None = None,
+    skip_check: bool = False,
+) -> None:
     """Train, from the start or from where an earlier run in `out` stopped.
 
     Args:
         name: of a recipe.
-        data: a COCO panoptic set, or dsb2018_nuclei, which is converted into `out / "data"` first.
-        changes: fields of the recipe's `TrainConfig`; None leaves a field as it is.
+        data: folder of a data set, see docs/data.md.
+        out: folder of the run.
+        changes: fields of the recipe's configuration as text, by dotted key.
+        devices: what to train on.
+        description: file that says what is what in `data`.
+        skip_check: do not open every image before the first step. A resumed run never does.
 
     Raises:
-        ValueError: an unknown recipe, data that cannot be used, or another run in `out`.
+        ValueError: an unknown recipe or setting, data that cannot be used, or another run in `out`.
     """
-    if name not in RECIPES:
-        raise ValueError(f"there is no recipe {name!r}; legal: {', '.join(RECIPES)}")
-    train = read_split(data, "train", converted=out / "data")
-    val = read_split(data, "val", converted=out / "data")
+    config, train, val = resolve(name, data, changes=changes, description=description)
+    fabric = make_fabric(devices, config.precision)
+    if is_first_process() and not skip_check and not has_state(out):
+        check_data(train, val)
+    fabric.launch()
+    end_with_parent()
+    Trainer(config, train, val, out, fabric).run()
+
+
+def resolve(
+    name: str, data: Path, *, changes: Mapping[str, str], description: Path | None = None
+) -> tuple[TrainConfig, DataIndex, DataIndex]:
+    """The whole configuration of a run, and its training and validation images.
+
+    Raises:
+        ValueError: an unknown recipe or setting, or data that cannot be used.
+    """
+    recipe = find_recipe(name)
+    train, val = (open_data(data, split, description) for split in ("train", "val"))
     if train.categories != val.categories:
-        raise ValueError(f"{data}: train and val list different categories")
-    config = replace(
-        RECIPES[name](train.categories), **{field: value for field, value in changes.items() if value is not None}
-    )
-    Trainer(config, train.records, val.records, out).run()
+        raise ValueError(f"{data}: train and val list different categories; give both the same list")
+    config = make_config(name, DataFacts.of(train))
+    changes = dict(changes)
+    if config.model.first_kernels == "learned" and recipe.kind != "semantic" and "model.num_kernels" in changes:
+        changes.setdefault("model.num_training_kernels", changes["model.num_kernels"])
+    return with_changes(config, changes), train, val
 
 
-def read_split(data: Path, split: Literal["train", "val"], *, converted: Path) -> PanopticIndex:
-    """One split of a data set; dsb2018_nuclei is converted into `converted` unless that is there."""
-    if is_dsb2018(data):
-        if not converted.exists():
-            convert(data, converted)
-        data = converted
-    return read_coco_panoptic(*find_coco_panoptic(data, split))
+def check_data(train: DataIndex, val: DataIndex) -> None:
+    """Open every image and annotation before time is spent on them. Raises ValueError with all that is wrong."""
+    console = Console(soft_wrap=True)
+    for note in dict.fromkeys((*train.notes, *val.notes)):
+        console.print(note, markup=False)
+    reports = [check(index, show_progress=console.is_terminal) for index in (train, val)]
+    problems = [problem for report in reports for problem in report.problems]
+    if problems:
+        raise ValueError(f"the data has {len(problems)} problems (see also `knet check`):\n" + _listed(problems))
+    if warnings := [warning for report in reports for warning in report.warnings]:
+        console.print("to be looked at:\n" + _listed(warnings), style="yellow", markup=False)
+    console.print(f"{len(train.records)} images to train, {len(val.records)} to validate: checked, no problems")
+
+
+def _listed(messages: list[str]) -> str:
+    more = [f"... and {len(messages) - _MOST_LISTED} more"] if len(messages) > _MOST_LISTED else []
+    return "\n".join([*messages[:_MOST_LISTED], *more])

@@ -1,40 +1,37 @@
-"""The training loop: one process, deterministic by seed and step, so a killed run resumes as if it had not been."""
+"""The training loop: deterministic by seed and step, so a killed run resumes as if it had not been."""
 
-import csv
-import json
-import math
 import time
-from collections.abc import Iterator
-from functools import partial
+from collections.abc import Callable
+from contextlib import closing, nullcontext
 from pathlib import Path
-from typing import Any
 
 import torch
+from lightning_fabric import Fabric
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
-from torch.utils.data import DataLoader
+from torch import Tensor
 
-from model.checkpoint import save
-from model.knet import KNet, valid_cells
-from model.normalise import normalise
+from model.knet import KNet
+from training.checkpoints import Checkpoints
 from training.config import TrainConfig
-from training.cpu import keep_depthwise_in_fp32, tune_cpu
-from training.criterion import Criterion, ImageTargets, image_targets
-from training.dataset import Target, TrainingSamples, collate
-from training.evaluate import evaluate, predict_by, segmenter_of
-from training.formats import Record
-from training.metrics import print_summary
-from training.pretrained import load_imagenet
+from training.data.index import DataIndex
+from training.engine import all_reduce
+from training.evaluate import evaluate_network
+from training.finite import check_finite
+from training.learner import Learner
+from training.loader import Batches, killed_workers_explained, load_batches
+from training.loss_network import Batch, forced_share
+from training.metrics import Scores
+from training.optimiser import set_learning_rate
+from training.progress import RunProgress, peak_memory_gb
+from training.provenance import add_start
+from training.run_log import RunLog
+from training.schedule import learning_rate_factor
+from training.score_tables import print_scores
+from training.shares import Share
+from training.stop import Interrupted, StopRequest
 
-STATE = "state.pt"
 RUN = "train.json"
-LOG = "log.csv"
-# Fields that decide nothing about the weights.
-MAY_DIFFER = frozenset({"save_every", "evaluate_every"})
-METRICS = "metrics.json"
-LOG_EVERY = 20  # steps; short runs are logged more often
+PAGES = "pages"
 
 
 class Trainer:
@@ -43,230 +40,203 @@ class Trainer:
     Args:
         config: all that decides it.
         train, val: annotated images.
-        out: the checkpoint's folder; also holds what is needed to resume, the log and the scores.
+        out: the run's folder: the best checkpoint, the last one, what is needed to resume, logs and scores.
+        fabric: launched; every process has a trainer, and the first one's writes.
+
+    Raises:
+        ValueError: the folder holds a run of another configuration, or the configuration does not fit the devices.
     """
 
-    def __init__(self, config: TrainConfig, train: tuple[Record, ...], val: tuple[Record, ...], out: Path) -> None:
-        self.config, self.train, self.val, self.out = config, train, val, out
-        torch.manual_seed(config.seed)
-        self.network = KNet(config.model)
-        if config.pretrained:
-            load_imagenet(self.network.backbone, config.model.backbone.name)
-        if config.precision == "bf16":
-            keep_depthwise_in_fp32(self.network)
-        tune_cpu()
-        self.network.to(memory_format=torch.channels_last)
-        self.ema = AveragedModel(self.network, avg_fn=partial(moving_average, config.ema_decay), use_buffers=True)
-        self.optimizer = torch.optim.AdamW(parameter_groups(self.network, config), lr=config.learning_rate)
-        self.criterion = Criterion(config.model, config.loss)
-        self.step = 0
-        self.console = Console()
+    def __init__(self, config: TrainConfig, train: DataIndex, val: DataIndex, out: Path, fabric: Fabric) -> None:
+        self.config, self.train, self.val, self.out, self.fabric = config, train, val, out, fabric
+        self.console = Console(quiet=not fabric.is_global_zero, soft_wrap=True)
+        self.share = Share(
+            batch_size=config.batch_size,
+            num_micro=config.accumulate,
+            rank=fabric.global_rank,
+            num_processes=fabric.world_size,
+        )
+        self.learner = Learner(config, train, out, fabric, self.console)
+        self.step = self.learner.step
+        self.checkpoints = Checkpoints(out)
+        self._clock = (self.step, time.perf_counter())
 
-    def run(self) -> None:
+    def run(self) -> bool:
         """Train to the end, from where an earlier run in the same folder stopped.
 
+        Returns:
+            Whether the end is reached; False where the process was told to stop, and the state is saved.
+
         Raises:
-            ValueError: the folder holds a run of another configuration.
-            FloatingPointError: the loss is not finite.
+            FloatingPointError: loss or gradient is not finite; nothing of it is saved.
+            OSError: the last state could not be saved, or a data worker was killed.
         """
-        self.out.mkdir(parents=True, exist_ok=True)
-        self._resume()
-        (self.out / RUN).write_text(self.config.to_json())
-        with Progress(
-            TextColumn("training"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[loss]}"),
-            TimeRemainingColumn(),
-            console=self.console,
-            disable=not self.console.is_terminal,
-        ) as progress:
-            task = progress.add_task("", total=self.config.steps, completed=self.step, loss="")
-            for images, targets in self._batches():
-                started = time.perf_counter()
-                terms = self._train_step(images, targets)
-                self.step += 1
-                progress.update(task, completed=self.step, loss=f"loss {terms['total']:.3f}")
-                if self._is_logged(self.step):
-                    self._log(terms, time.perf_counter() - started)
-                if self.step % self.config.save_every == 0 or self.step == self.config.steps:
-                    self._save_state()
-                if self.step % self.config.evaluate_every == 0 and self.step < self.config.steps:
-                    self.evaluate()
-        if self._scored_step() != self.step:  # else an earlier run has done all of it
-            self.evaluate()
+        first = self.fabric.is_global_zero
+        if first:
+            self.out.mkdir(parents=True, exist_ok=True)
+            (self.out / RUN).write_text(self.config.to_json())
+            add_start(self.out, step=self.step, num_processes=self.fabric.world_size, device=self.fabric.device)
+        with (
+            killed_workers_explained(),
+            StopRequest() as stop,
+            RunProgress(self.console, self.step, self.config.steps, is_shown=first) as progress,
+            closing(RunLog(self.out, self.step)) if first else nullcontext() as log,
+            closing(load_batches(self.config, self.train, self.share, self.step, self.fabric.device)) as batches,
+        ):
+            return self._run(batches, stop, progress, log)
 
-    def evaluate(self) -> None:
-        """Score the averaged network on the validation images; write it as the checkpoint."""
-        network = self.averaged()
-        save(network, self.out)
-        evaluation = evaluate(
-            predict_by(segmenter_of(network)),
-            self.config.model.categories,
-            self.val,
-            show_progress=self.console.is_terminal,
+    def _run(self, batches: Batches, stop: StopRequest, progress: RunProgress, log: RunLog | None) -> bool:
+        self._evaluate_if_due(stop, log)
+        while self.step < self.config.steps and not self._is_stopped(stop):
+            values = self._train_step(batches)
+            self.step += 1
+            progress.advance(self.step)
+            if values is not None:
+                self._log(values, progress, log)
+            if self.step % self.config.save_every == 0 and not self._has_evaluation(self.step):
+                self._save()
+            self._evaluate_if_due(stop, log)
+        is_finished = self.step == self.config.steps
+        if not is_finished and not self._save():
+            raise OSError("stopped, and the last state could not be saved (see above); an earlier one may be there")
+        if not is_finished:
+            self.console.print(f"stopped at step {self.step} of {self.config.steps}; the same command goes on")
+        return is_finished
+
+    def _train_step(self, batches: Batches) -> dict[str, float] | None:
+        """One step of the optimiser. Returns the loss terms of all devices where the step is logged."""
+        learner, config, fabric = self.learner, self.config, self.fabric
+        set_learning_rate(learner.optimiser, learning_rate_factor(self.step, config))
+        # Dropout and the like depend on the step alone, not on how often the run was resumed.
+        torch.manual_seed((config.seed * 1_000_003 + self.step) * 4099 + fabric.global_rank)
+        sums: dict[str, Tensor] = {}
+        paths: list[Path] = []
+        for micro in range(config.accumulate):
+            images, targets = next(batches)
+            numbers = self.share.numbers(self.step, micro)
+            batch = Batch(images, targets, numbers, forced_share(self.step, config))
+            paths += batch.paths
+            is_last = micro == config.accumulate - 1
+            waits = not is_last and fabric.world_size > 1
+            with fabric.no_backward_sync(learner.module, enabled=True) if waits else nullcontext():
+                terms = learner.module(batch.to(fabric.device))
+                fabric.backward(torch.stack(list(terms.values())).sum() / config.accumulate)
+            for name, term in terms.items():
+                sums[name] = sums.get(name, 0) + term.detach() / config.accumulate
+        norm = fabric.clip_gradients(
+            learner.module, learner.fabric_optimiser, max_norm=config.clip_norm, error_if_nonfinite=False
         )
-        print_summary(evaluation, self.console)
-        (self.out / METRICS).write_text(json.dumps({"step": self.step, **evaluation.summary()}, indent=2) + "\n")
+        assert norm is not None  # None is for clipping each value
+        check_finite(fabric, self.step, sums, norm, paths)
+        learner.fabric_optimiser.step()
+        learner.optimiser.zero_grad()
+        learner.average.update_parameters(learner.network)
+        return self._values(sums, norm) if self._is_logged(self.step + 1) else None
 
-    def _scored_step(self) -> int | None:
-        path = self.out / METRICS
-        return json.loads(path.read_text())["step"] if path.exists() else None
+    def _values(self, sums: dict[str, Tensor], norm: Tensor) -> dict[str, float]:
+        """Loss terms, their mean over the devices, and the gradient's norm."""
+        terms = all_reduce(self.fabric, torch.stack(list(sums.values())), "mean").tolist()
+        values = dict(zip(sums, terms, strict=True))
+        return values | {"total": sum(terms), "gradient_norm": float(norm)}
+
+    def _log(self, values: dict[str, float], progress: RunProgress, log: RunLog | None) -> None:
+        before, started = self._clock
+        self._clock = (self.step, time.perf_counter())
+        seconds = (self._clock[1] - started) / max(1, self.step - before)
+        values |= {
+            "learning_rate": self.config.learning_rate * learning_rate_factor(self.step - 1, self.config),
+            "seconds": seconds,
+            "images_per_second": self.config.batch_size / seconds,
+            "memory_gb": peak_memory_gb(self.fabric.device),
+        }
+        progress.show(self.step, values)
+        if log is not None:
+            self._survive(lambda: log.write(self.step, values))
+
+    def _evaluate_if_due(self, stop: StopRequest, log: RunLog | None) -> None:
+        """Save, and score the averaged network on the validation images, in the first process; the others wait."""
+        if not self._has_evaluation(self.step):
+            return
+        # The first process decides: the files may change before another one looks.
+        if not self.fabric.broadcast(self.checkpoints.scored_step() != self.step):
+            return
+        is_saved = self._save()
+        if self.fabric.is_global_zero:
+            try:
+                with stop.breaking_off():
+                    is_saved &= self._evaluate(log)
+            except Interrupted:
+                self.console.print("the evaluation was broken off; it is made again when the run goes on")
+        self.fabric.barrier()
+        self._clock = (self.step, time.perf_counter())
+        if self.step == self.config.steps and not is_saved:
+            raise OSError("the run is finished, and what it gave could not be saved (see above)")
+
+    def _evaluate(self, log: RunLog | None) -> bool:
+        network = self.averaged().to(self.fabric.device)
+        page = self.out / PAGES / f"step_{self.step:06d}.png"
+        found: list[Scores] = []
+
+        def score(page: Path | None) -> None:
+            if page is not None:
+                page.parent.mkdir(exist_ok=True)
+            shown = self.console.is_terminal
+            found.append(evaluate_network(network, self.val, show_progress=shown, page=page))
+
+        is_saved = self._survive(lambda: score(page))
+        if not is_saved:
+            page.unlink(missing_ok=True)
+            score(None)
+        (scores,) = found
+        if self.step == self.config.steps:
+            print_scores(scores, self.console)
+
+        def keep() -> None:
+            is_best = self.checkpoints.add_scores(self.step, network, scores.summary, scores.main)
+            name, value = scores.main
+            best = ", the best so far" if is_best else ""
+            self.console.print(f"step {self.step}: {name} {value:.3f}{best}; predictions: {page}")
+            if log is not None:
+                log.write_scores(self.step, scores.summary, page)
+
+        return self._survive(keep) and is_saved
 
     def averaged(self) -> KNet:
         """A copy of the exponential moving average of the weights."""
         network = KNet(self.config.model)
-        network.load_state_dict(self.ema.module.state_dict())
+        network.load_state_dict(self.learner.average.module.state_dict())
         return network.eval()
 
-    def _batches(self) -> Iterator[tuple[Tensor, list[Target]]]:
-        config = self.config
-        samples = TrainingSamples(
-            self.train,
-            config.augment,
-            seed=config.seed,
-            group_power=config.group_power,
-            group_weights=config.group_weights,
-        )
-        loader: DataLoader[Any] = DataLoader(
-            samples,
-            batch_size=config.batch_size,
-            sampler=range(self.step * config.batch_size, config.steps * config.batch_size),
-            num_workers=1,
-            prefetch_factor=4,
-            collate_fn=collate,
-        )
-        return iter(loader)
+    def _save(self) -> bool:
+        """State and last checkpoint, by the first process. Returns whether they are written."""
+        if not self.fabric.is_global_zero:
+            return True
 
-    def _train_step(self, images: Tensor, targets: list[Target]) -> dict[str, float]:
-        config = self.config
-        self.network.train()
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["base_lr"] * learning_rate_factor(self.step, config)
-        truth = [image_targets(target, config.model) for target in targets]
-        pixels, valid = batch_inputs(images, targets, config)
-        with torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bf16"):
-            output = self.network(pixels, valid, self._forced_seeds(truth))
-        terms = self.criterion(output, truth)
-        total = torch.stack(list(terms.values())).sum()
-        if not total.isfinite():
-            values = {name: float(term.detach()) for name, term in terms.items()}
-            raise FloatingPointError(f"the loss is not finite at step {self.step}: {values}")
-        self.optimizer.zero_grad()
-        total.backward()  # type: ignore[no-untyped-call]
-        norm = nn.utils.clip_grad_norm_(self.network.parameters(), config.clip_norm)
-        self.optimizer.step()
-        self.ema.update_parameters(self.network)
-        values = {name: float(term.detach()) for name, term in terms.items()}
-        values |= {"total": float(total.detach()), "gradient_norm": float(norm)}
-        if self._is_logged(self.step + 1):
-            values["class_accuracy"] = self.criterion.class_accuracy(output, truth)
-        return values
+        def save() -> None:
+            self.learner.save(self.step)
+            self.checkpoints.save_last(self.averaged())
+
+        return self._survive(save)
+
+    def _survive(self, action: Callable[[], object]) -> bool:
+        """Do what writes files. A disk that is full is no reason to lose what is not yet written."""
+        try:
+            action()
+        except OSError as error:
+            self.console.print(f"{error}. Training goes on", style="red", markup=False)
+            return False
+        return True
+
+    def _is_stopped(self, stop: StopRequest) -> bool:
+        """Whether any process was told to stop: all do it after the same step."""
+        if self.fabric.world_size == 1:
+            return stop.requested
+        requested = torch.tensor(float(stop.requested), device=self.fabric.device)
+        return bool(all_reduce(self.fabric, requested, "sum") > 0)
 
     def _is_logged(self, step: int) -> bool:
-        return step % min(LOG_EVERY, max(1, self.config.steps // 100)) == 0
+        """Short runs are logged more often."""
+        return step % min(self.config.log_every, max(1, self.config.steps // 100)) == 0
 
-    def _forced_seeds(self, truth: list[ImageTargets]) -> Tensor | None:
-        """True centres as seeds, each with a probability that falls to 0: without them no kernel learns at first."""
-        if self.config.model.first_kernels != "seeded":
-            return None
-        until = self.config.forced_seeds_until * self.config.steps
-        probability = 1 - self.step / until if self.step < until else 0.0
-        if probability == 0:
-            return None
-        centres = torch.stack([target.centres for target in truth])[:, None]
-        generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + self.step)
-        return centres & (torch.rand(centres.shape, generator=generator) < probability)
-
-    def _log(self, terms: dict[str, float], seconds: float) -> None:
-        row = {"step": self.step, "seconds": round(seconds, 3)} | {k: round(v, 5) for k, v in terms.items()}
-        path = self.out / LOG
-        is_new = not path.exists()
-        with path.open("a", newline="") as file:
-            writer = csv.DictWriter(file, list(row))
-            if is_new:
-                writer.writeheader()
-            writer.writerow(row)
-        if not self.console.is_terminal and self.step % 100 == 0:
-            self.console.print(f"step {self.step}/{self.config.steps} loss {terms['total']:.3f} {seconds:.2f} s/step")
-
-    def _save_state(self) -> None:
-        state = {
-            "step": self.step,
-            "config": self.config.to_json(),
-            "network": self.network.state_dict(),
-            "ema": self.ema.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-        }
-        part = self.out / f"{STATE}.part"
-        torch.save(state, part)
-        part.replace(self.out / STATE)
-
-    def _resume(self) -> None:
-        path = self.out / STATE
-        if not path.exists():
-            return
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        theirs, ours = json.loads(state["config"]), json.loads(self.config.to_json())
-        if differing := sorted(name for name in ours if ours[name] != theirs.get(name) and name not in MAY_DIFFER):
-            raise ValueError(
-                f"{self.out} holds a run that differs in {', '.join(differing)}; "
-                "resume it with the configuration it was started with, or name another folder"
-            )
-        self.network.load_state_dict(state["network"])
-        self.ema.load_state_dict(state["ema"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.step = state["step"]
-        self._cut_log()
-        self.console.print(f"resuming {self.out} at step {self.step} of {self.config.steps}")
-
-    def _cut_log(self) -> None:
-        """Drop the lines of steps that are done again."""
-        path = self.out / LOG
-        if path.exists():
-            header, *rows = path.read_text().splitlines(keepends=True)
-            path.write_text("".join([header, *(row for row in rows if int(row.split(",")[0]) <= self.step)]))
-
-
-def batch_inputs(images: Tensor, targets: list[Target], config: TrainConfig) -> tuple[Tensor, Tensor | None]:
-    """Crops (B, 3, S, S) uint8 -> what the network takes: normalised pixels, and valid cells (B, 1, h, w).
-
-    Without valid cells masks may reach into the padding.
-    """
-    size, stride = images.shape[-1], config.model.feature_stride
-    valid_size = torch.tensor([target.valid_size for target in targets])
-    mean = torch.tensor([target.pixel_mean for target in targets])
-    std = torch.tensor([target.pixel_std for target in targets])
-    pixels = normalise(images, valid_cells(valid_size, size, size, 1), config.model.normalisation, mean, std)
-    cells = None
-    if not config.model.padding_in_masks:
-        cells = valid_cells(valid_size, size // stride, size // stride, stride)
-    return pixels.contiguous(memory_format=torch.channels_last), cells
-
-
-def moving_average(decay: float, average: Tensor, value: Tensor, num_averaged: Tensor | int) -> Tensor:
-    """Exponential moving average of weights, faster at first: the random start is forgotten soon."""
-    warm = (1 + float(num_averaged)) / (10 + float(num_averaged))
-    return average + (1 - min(decay, warm)) * (value - average)
-
-
-def learning_rate_factor(step: int, config: TrainConfig) -> float:
-    """Linear warm-up, then a cosine down to `final_factor`; in 0..1."""
-    if step < config.warmup_steps:
-        return (step + 1) / config.warmup_steps
-    done = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
-    return config.final_factor + (1 - config.final_factor) * 0.5 * (1 + math.cos(math.pi * done))
-
-
-def parameter_groups(network: KNet, config: TrainConfig) -> list[dict[str, Any]]:
-    """Backbone and the rest, matrices (with decay) and vectors (without)."""
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for name, parameter in network.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        factor = config.backbone_factor if name.startswith("backbone.") else 1.0
-        decay = config.weight_decay if parameter.ndim > 1 else 0.0
-        groups.setdefault((config.learning_rate * factor, decay), []).append(parameter)
-    return [
-        {"params": parameters, "base_lr": rate, "weight_decay": decay} for (rate, decay), parameters in groups.items()
-    ]
+    def _has_evaluation(self, step: int) -> bool:
+        return step > 0 and (step % self.config.evaluate_every == 0 or step == self.config.steps)

@@ -50,7 +50,9 @@ def test_a_place_takes_from_a_pixel_the_squared_distance_of_its_vote():
 
 def test_a_place_far_from_the_middle_of_a_large_map_is_exact_to_a_hundredth_of_a_logit():
     y, x = torch.meshgrid(torch.arange(512) + 0.3, torch.arange(512) + 0.7, indexing="ij")
-    place = Place(torch.tensor([[[500.0, 3.0]]]), torch.tensor([[0.5]]), torch.tensor([[1.5]]), torch.stack((y, x))[None])
+    place = Place(
+        torch.tensor([[[500.0, 3.0]]]), torch.tensor([[0.5]]), torch.tensor([[1.5]]), torch.stack((y, x))[None]
+    )
     expected = 1.5 - 0.5 * ((y.double() - 500) ** 2 + (x.double() - 3) ** 2)
     near = expected > -50
     assert (place.logits()[0, 0].double() - expected)[near].abs().max() < 0.05

@@ -1,286 +1,205 @@
+import csv
 import dataclasses
-import itertools
 import json
 import math
-from types import SimpleNamespace
 
-import cv2
-import numpy as np
 import pytest
 import torch
 
-import training.trainer
+import training.learner
 from model.checkpoint import load
-from training.augment import AugmentConfig
-from training.config import TrainConfig
-from training.criterion import Criterion, LossConfig
-from training.dataset import Target
-from training.formats import PanopticIndex, find_coco_panoptic, read_coco_panoptic
-from training.matcher import MatcherConfig
-from training.nuclei import write_id_map
-from training.trainer import (
-    METRICS,
-    RUN,
-    STATE,
-    Trainer,
-    batch_inputs,
-    learning_rate_factor,
-    moving_average,
-    parameter_groups,
-)
-
-SIZE = 48
+from training.checkpoints import METRICS
+from training.criterion import Criterion
+from training.loss_config import LossConfig
+from training.provenance import PROVENANCE
+from training.run_log import LOG
+from training.train_state import STATE, load_state
+from training.trainer import RUN, Trainer
 
 
 @pytest.fixture(autouse=True)
 def _leave_the_process_as_it_is(monkeypatch):
-    monkeypatch.setattr(training.trainer, "tune_cpu", lambda: None)
-
-
-@pytest.fixture(scope="session")
-def data(tmp_path_factory, categories) -> PanopticIndex:
-    """A COCO panoptic set of four images: bright and dark discs on two halves of ground and glass."""
-    folder = tmp_path_factory.mktemp("discs")
-    (folder / "annotations" / "panoptic_train").mkdir(parents=True)
-    (folder / "images" / "train").mkdir(parents=True)
-    rng = np.random.default_rng(0)
-    y, x = np.mgrid[:SIZE, :SIZE]
-    images, annotations = [], []
-    for number in range(4):
-        id_map = np.where(x < SIZE // 2, 1, 2).astype(np.int32)
-        category_of = {1: 7, 2: 9}
-        for segment in range(3, 6):
-            centre_y, centre_x, radius = rng.uniform(8, 40), rng.uniform(8, 40), rng.uniform(4, 8)
-            id_map[(y - centre_y) ** 2 + (x - centre_x) ** 2 < radius**2] = segment
-            category_of[segment] = 3 if segment % 2 else 1
-        shade = np.array([0, 60, 90, 220, 150, 250])[id_map] + rng.integers(-5, 5, (SIZE, SIZE))
-        name = f"{number}.png"
-        cv2.imwrite(str(folder / "images" / "train" / name), shade.clip(0, 255).astype(np.uint8))
-        write_id_map(folder / "annotations" / "panoptic_train" / name, id_map)
-        images.append({"id": number, "file_name": name, "height": SIZE, "width": SIZE})
-        segments = [
-            {
-                "id": i,
-                "category_id": category_of[i],
-                "area": int((id_map == i).sum()),
-                "bbox": [0, 0, 1, 1],
-                "iscrowd": 0,
-            }
-            for i in np.unique(id_map).tolist()
-        ]
-        annotations.append({"image_id": number, "file_name": name, "segments_info": segments})
-    listed = [{"id": c.id, "name": c.name, "isthing": int(c.is_thing), "color": c.colour} for c in categories]
-    document = {"categories": listed, "images": images, "annotations": annotations}
-    (folder / "annotations" / "panoptic_train.json").write_text(json.dumps(document))
-    return read_coco_panoptic(*find_coco_panoptic(folder, "train"))
+    monkeypatch.setattr(training.learner, "tune_cpu", lambda: None)
 
 
 @pytest.fixture
-def run_config(seeded_config, data) -> TrainConfig:
-    return TrainConfig(
-        model=dataclasses.replace(seeded_config, categories=data.categories),
-        loss=LossConfig(
-            mask_normaliser="area",
-            rank_balanced=True,
-            stuff_mask_weight=1.0,
-            seg_loss="cross_entropy_dice",
-            matcher=MatcherConfig(mask_cost="cross_entropy"),
-        ),
-        augment=AugmentConfig(crop_size=32),
-        pretrained=False,
-        steps=6,
-        batch_size=2,
-        learning_rate=1e-3,
-        warmup_steps=2,
-        ema_decay=0.5,
-        forced_seeds_until=0.9,
-        save_every=2,
-    )
+def run_config(tiny_run, discs):
+    return tiny_run.config_for(tiny_run.read(discs))
 
 
-class Recorded(Trainer):
-    """Keeps the terms of every step; `dies_at` stands for a kill in the middle of that step."""
+class Dying(Trainer):
+    """`dies_at` stands for a kill in the middle of that step; test_killed_runs.py has real ones."""
 
     def __init__(self, *args, dies_at=None):
         super().__init__(*args)
-        self.dies_at, self.steps = dies_at, {}
+        self.dies_at, self.taken = dies_at, []
 
-    def _train_step(self, images, targets):
+    def _train_step(self, batches):
         if self.step == self.dies_at:
             raise KeyboardInterrupt
-        self.steps[self.step] = super()._train_step(images, targets)
-        return self.steps[self.step]
+        self.taken.append(self.step)
+        return super()._train_step(batches)
 
 
-def train(config, data, out, **kwargs):
-    trainer = Recorded(config, data.records, data.records[:2], out, **kwargs)
-    trainer.run()
-    return trainer
+@pytest.fixture
+def train(tiny_run, discs):
+    def run(config, out, dies_at=None):
+        trainer = tiny_run.trainer_for(config, discs, out, Dying, dies_at=dies_at)
+        trainer.run()
+        return trainer
+
+    return run
 
 
-def state_of(folder):
-    return torch.load(folder / STATE, weights_only=True)
+def rows_of(out):
+    """The log without what depends on the clock."""
+    with (out / LOG).open() as file:
+        return [
+            {name: value for name, value in row.items() if name not in ("seconds", "images_per_second", "memory_gb")}
+            for row in csv.DictReader(file)
+        ]
 
 
-def test_a_run_leaves_a_checkpoint_with_its_scores(run_config, data, tmp_path):
-    trainer = train(run_config, data, tmp_path)
-    assert sorted(trainer.steps) == list(range(6))
-    assert all(math.isfinite(value) for terms in trainer.steps.values() for value in terms.values())
-    network, averaged = load(tmp_path), trainer.averaged()
-    assert all(torch.equal(a, b) for a, b in zip(network.parameters(), averaged.parameters(), strict=True))
-    assert not any(
-        torch.equal(a, b)
-        for a, b in zip(network.neck.fpn.parameters(), trainer.network.neck.fpn.parameters(), strict=True)
-    )
+def state_of(out):
+    return load_state(out)[0]
+
+
+def test_a_run_leaves_the_averaged_network_and_all_that_decided_it(run_config, train, tmp_path):
+    trainer = train(run_config, tmp_path)
+    averaged = trainer.averaged()
+    for folder in (tmp_path, tmp_path / "last"):
+        network = load(folder)
+        assert all(torch.equal(a, b) for a, b in zip(network.parameters(), averaged.parameters(), strict=True))
+    trained = trainer.learner.network.neck.fpn.parameters()
+    assert not any(torch.equal(a, b) for a, b in zip(network.neck.fpn.parameters(), trained, strict=True))
     assert json.loads((tmp_path / METRICS).read_text())["step"] == 6
     assert json.loads((tmp_path / RUN).read_text()) == json.loads(run_config.to_json())
+    (start,) = json.loads((tmp_path / PROVENANCE).read_text())["starts"]
+    assert start["at_step"] == 0
+    assert start["libraries"]["torch"] == torch.__version__.partition("+")[0]
+    assert (tmp_path / "pages" / "step_000006.png").exists()
+    assert any((tmp_path / "tensorboard").iterdir())
 
 
-def test_a_killed_run_resumes_as_if_it_had_not_been(run_config, data, tmp_path):
-    whole = train(run_config, data, tmp_path / "whole")
+def test_a_run_that_died_resumes_as_if_it_had_not(run_config, train, tmp_path):
+    train(run_config, tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
-        train(run_config, data, tmp_path / "killed", dies_at=5)
-    assert state_of(tmp_path / "killed")["step"] == 4
+        train(run_config, tmp_path / "died", dies_at=5)
+    assert state_of(tmp_path / "died")["step"] == 4
     # What a kill while writing leaves behind.
-    (tmp_path / "killed" / f"{STATE}.part").write_bytes(b"torn")
-    resumed = train(run_config, data, tmp_path / "killed")
-    assert resumed.steps == {step: whole.steps[step] for step in (4, 5)}
-    ours, expected = load(tmp_path / "killed").state_dict(), load(tmp_path / "whole").state_dict()
+    (tmp_path / "died" / f"{STATE}.part").write_bytes(b"torn")
+    with (tmp_path / "died" / LOG).open("a") as file:
+        file.write("6,0.3")
+    assert train(run_config, tmp_path / "died").taken == [4, 5]
+    assert rows_of(tmp_path / "died") == rows_of(tmp_path / "whole")
+    ours, expected = load(tmp_path / "died").state_dict(), load(tmp_path / "whole").state_dict()
     assert all(torch.equal(ours[name], expected[name]) for name in expected)
+    starts = json.loads((tmp_path / "died" / PROVENANCE).read_text())["starts"]
+    assert [start["at_step"] for start in starts] == [0, 4]
 
 
-def test_a_learned_network_trains_and_resumes_too(run_config, learned_config, data, tmp_path):
-    model = dataclasses.replace(learned_config, categories=data.categories)
-    config = dataclasses.replace(run_config, model=model, loss=LossConfig(), steps=3)
-    whole = train(config, data, tmp_path / "whole")
+@pytest.mark.parametrize("kind", ["learned", "instance", "semantic"])
+def test_the_other_kinds_train_and_resume_too(
+    kind, run_config, learned_config, instance_config, semantic_config, train, tmp_path
+):
+    model = {"learned": learned_config, "instance": instance_config, "semantic": semantic_config}[kind]
+    categories = run_config.model.categories
+    model = dataclasses.replace(model, categories=categories[:2] if kind == "instance" else categories)
+    crops = dataclasses.replace(run_config.augment, crop_size=64)  # batch norm over pyramid pooling needs the cells
+    config = dataclasses.replace(run_config, model=model, loss=LossConfig(), augment=crops, steps=3, save_every=1)
+    train(config, tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
-        train(config, data, tmp_path / "killed", dies_at=2)
-    resumed = train(config, data, tmp_path / "killed")
-    assert resumed.steps == {2: whole.steps[2]}
+        train(config, tmp_path / "died", dies_at=2)
+    train(config, tmp_path / "died")
+    assert rows_of(tmp_path / "died") == rows_of(tmp_path / "whole")
 
 
-def test_a_finished_run_trains_no_further(run_config, data, tmp_path):
-    train(run_config, data, tmp_path)
-    assert train(run_config, data, tmp_path).steps == {}
+def test_micro_batches_see_the_samples_of_the_whole_batch(run_config, train, tmp_path):
+    frozen = dataclasses.replace(run_config, batch_norm="frozen", steps=2)
+    train(frozen, tmp_path / "whole")
+    train(dataclasses.replace(frozen, accumulate=2), tmp_path / "parts")
+    whole, parts = rows_of(tmp_path / "whole"), rows_of(tmp_path / "parts")
+    # Means over all pixels do not depend on how a batch is divided; those over objects do.
+    assert [float(row["head_seg"]) for row in parts] == pytest.approx([float(row["head_seg"]) for row in whole], 1e-4)
 
 
-@pytest.mark.parametrize(("change", "field"), [({"learning_rate": 2e-3}, "learning_rate"), ({"steps": 7}, "steps")])
-def test_a_folder_of_another_configuration_is_refused(run_config, data, tmp_path, change, field):
+@pytest.mark.parametrize("changes", [{"checkpoint_activations": True}, {"precision": "bf16"}, {"workers": 1}])
+def test_options_of_speed_and_memory_change_little(changes, run_config, train, tmp_path):
+    config = dataclasses.replace(run_config, steps=2)
+    train(config, tmp_path / "plain")
+    train(dataclasses.replace(config, **changes), tmp_path / "changed")
+    plain, changed = (float(rows_of(tmp_path / name)[0]["total"]) for name in ("plain", "changed"))
+    assert changed == pytest.approx(plain, rel=0.1 if "precision" in changes else 1e-5)  # bf16 has 8 bits
+
+
+def test_a_finished_run_trains_no_further(run_config, train, tmp_path):
+    train(run_config, tmp_path)
+    assert train(run_config, tmp_path).taken == []
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"learning_rate": 2e-3}, "learning_rate"),
+        ({"steps": 7}, "steps"),
+        ({"loss": LossConfig(rank_weight=0.5)}, "loss.rank_weight, loss.mask_normaliser"),
+    ],
+)
+def test_a_folder_of_another_configuration_is_refused(run_config, train, tmp_path, change, field):
     with pytest.raises(KeyboardInterrupt):
-        train(run_config, data, tmp_path, dies_at=3)
-    with pytest.raises(ValueError, match=rf"{tmp_path} holds a run that differs in {field}; .*another folder"):
-        train(dataclasses.replace(run_config, **change), data, tmp_path)
+        train(run_config, tmp_path, dies_at=3)
+    with pytest.raises(ValueError, match=rf"{tmp_path} holds a run that differs in {field}.*another folder"):
+        train(dataclasses.replace(run_config, **change), tmp_path)
     assert state_of(tmp_path)["step"] == 2
 
 
-def test_a_run_may_resume_with_another_rhythm_of_saving(run_config, data, tmp_path):
+def test_a_run_on_other_images_is_refused(run_config, train, tiny_run, discs, tmp_path):
+    train(dataclasses.replace(run_config, steps=2, save_every=1), tmp_path)
+    index = tiny_run.read(discs)
+    fewer = dataclasses.replace(index, records=index.records[:3])
+    config = dataclasses.replace(run_config, steps=2, save_every=1)
+    with pytest.raises(ValueError, match="on other training images"):
+        Trainer(config, fewer, index, tmp_path, tiny_run.launched(config))
+
+
+def test_a_run_may_resume_with_another_rhythm_of_saving(run_config, train, tmp_path):
     with pytest.raises(KeyboardInterrupt):
-        train(run_config, data, tmp_path, dies_at=3)
-    assert sorted(train(dataclasses.replace(run_config, save_every=1), data, tmp_path).steps) == [2, 3, 4, 5]
+        train(run_config, tmp_path, dies_at=3)
+    assert train(dataclasses.replace(run_config, save_every=1), tmp_path).taken == [2, 3, 4, 5]
 
 
-def test_the_average_forgets_the_start_soon_and_then_by_its_decay():
-    average, value = torch.tensor([0.0]), torch.tensor([1.0])
-    assert float(moving_average(0.999, average, value, 1)) == pytest.approx(1 - 2 / 11)
-    assert float(moving_average(0.999, average, value, 10**6)) == pytest.approx(0.001)
-    assert float(moving_average(0.5, average, value, 10**6)) == pytest.approx(0.5)
+def test_an_evaluation_that_a_kill_cut_off_is_made_when_the_run_resumes(run_config, train, tmp_path):
+    config = dataclasses.replace(run_config, evaluate_every=2)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, tmp_path, dies_at=2)
+    (tmp_path / "last" / METRICS).unlink()
+    with pytest.raises(KeyboardInterrupt):
+        train(config, tmp_path, dies_at=2)
+    assert json.loads((tmp_path / "last" / METRICS).read_text())["step"] == 2
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_is_not_saved(run_config, data, tmp_path):
-    trainer = Recorded(run_config, data.records, data.records[:1], tmp_path)
+def test_a_loss_that_is_not_finite_stops_the_run_names_the_images_and_is_not_saved(
+    run_config, tiny_run, discs, tmp_path
+):
+    trainer = tiny_run.trainer_for(run_config, discs, tmp_path)
 
     class Broken(Criterion):
-        def __call__(self, output, truth):
-            terms = super().__call__(output, truth)
+        def __call__(self, output, truth, generator=None):
+            terms = super().__call__(output, truth, generator)
             return terms | {"s1_dice": terms["s1_dice"] * math.nan} if trainer.step == 3 else terms
 
-    trainer.criterion = Broken(run_config.model, run_config.loss)
-    with pytest.raises(FloatingPointError, match=r"not finite at step 3: .*'s1_dice': nan"):
+    trainer.learner.module.module.criterion = Broken(run_config.model, run_config.loss)
+    with pytest.raises(FloatingPointError, match=r"the loss is not finite at step 3: .*'s1_dice': nan.*images/train/"):
         trainer.run()
     state = state_of(tmp_path)
     assert state["step"] == 2
     assert all(tensor.isfinite().all() for tensor in state["network"].values())
 
 
-def test_the_learning_rate_warms_up_and_falls_as_a_cosine(run_config):
-    config = dataclasses.replace(run_config, steps=110, warmup_steps=10, final_factor=0.02)
-    factors = [learning_rate_factor(step, config) for step in range(111)]
-    assert factors[:10] == pytest.approx([0.1 * (i + 1) for i in range(10)])
-    assert factors[10] == pytest.approx(1)
-    assert factors[60] == pytest.approx(0.51)
-    assert factors[110] == pytest.approx(0.02)
-    assert all(earlier > later for earlier, later in itertools.pairwise(factors[10:]))
-
-
-def test_the_optimiser_uses_the_schedule(run_config, data, tmp_path):
-    trainer = train(run_config, data, tmp_path)
-    last = learning_rate_factor(5, run_config)
-    rates = sorted({group["lr"] for group in trainer.optimizer.param_groups})
-    assert rates == pytest.approx([1e-3 * last * run_config.backbone_factor, 1e-3 * last])
-
-
-def test_vectors_do_not_decay_and_the_backbone_learns_more_slowly(run_config, data, tmp_path):
-    network = Trainer(run_config, data.records, data.records, tmp_path).network
-    groups = parameter_groups(network, run_config)
-    grouped = [p for group in groups for p in group["params"]]
-    assert {id(p) for p in grouped} == {id(p) for p in network.parameters()}
-    assert len(grouped) == len(list(network.parameters()))
-    backbone = {id(p) for p in network.backbone.parameters()}
-    for group in groups:
-        for p in group["params"]:
-            assert (group["weight_decay"] > 0) == (p.ndim > 1)
-            assert group["base_lr"] == pytest.approx(1e-3 * (0.25 if id(p) in backbone else 1))
-
-
-def test_true_centres_are_forced_ever_more_rarely_and_the_same_every_time(run_config, data, tmp_path):
-    config = dataclasses.replace(run_config, steps=100, forced_seeds_until=0.5)
-    trainer = Trainer(config, data.records, data.records, tmp_path)
-    truth = SimpleNamespace(centres=torch.ones(64, 64, dtype=torch.bool))
-    share = []
-    for step in (0, 10, 25, 49):
-        trainer.step = step
-        forced = trainer._forced_seeds([truth])
-        assert torch.equal(forced, trainer._forced_seeds([truth]))
-        share.append(float(forced.float().mean()))
-    assert share == pytest.approx([1, 0.8, 0.5, 0.02], abs=0.03)  # 4096 draws
-    trainer.step = 50
-    assert trainer._forced_seeds([truth]) is None
-
-
-def test_network_inputs_are_normalised_content_on_a_ground_of_0(run_config):
-    images = torch.full((2, 3, 32, 32), 100, dtype=torch.uint8)
-    nothing = torch.zeros(0, 32, 32, dtype=torch.bool)
-    targets = [
-        Target(
-            masks=nothing,
-            class_index=torch.zeros(0, dtype=torch.int64),
-            valid_size=size,
-            pixel_mean=mean,
-            pixel_std=9.0,
-        )
-        for size, mean in (((32, 32), 100.0), ((20, 9), 50.0))
-    ]
-    pixels, valid = batch_inputs(images, targets, run_config)
-    assert (pixels[0] == 0).all()
-    torch.testing.assert_close(pixels[1, :, :20, :9], torch.full((3, 20, 9), math.asinh(5.0)))
-    assert (pixels[1, :, 20:] == 0).all()
-    assert (pixels[1, :, :, 9:] == 0).all()
-    assert valid.shape == (2, 1, 16, 16)
-    assert valid[0].all()
-    assert valid[1, 0].nonzero().amax(dim=0).tolist() == [9, 4]
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "legal"),
-    [
-        ("precision", "fp8", "fp32, bf16"),
-        ("steps", 0, "1 and above"),
-        ("batch_size", 0, "1 and above"),
-        ("learning_rate", 0.0, "above 0"),
-        ("clip_norm", math.nan, "above 0"),
-        ("ema_decay", 1.0, "0 up to, not including, 1"),
-    ],
-)
-def test_an_illegal_configuration_is_refused(run_config, name, value, legal):
-    with pytest.raises(ValueError, match=rf"{name} is .*legal: {legal}"):
-        dataclasses.replace(run_config, **{name: value})
+def test_a_gradient_that_is_not_finite_stops_the_run_too(run_config, tiny_run, discs, tmp_path):
+    trainer = tiny_run.trainer_for(run_config, discs, tmp_path)
+    weight = trainer.learner.network.kernel_head.conv_seg.weight
+    weight.register_hook(lambda gradient: gradient * (math.inf if trainer.step == 1 else 1))
+    with pytest.raises(FloatingPointError, match=r"the gradient is not finite at step 1.*images/train/"):
+        trainer.run()
+    assert weight.isfinite().all()

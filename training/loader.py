@@ -1,0 +1,69 @@
+"""The stream of micro-batches of one process, read and augmented by processes of their own."""
+
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from training.config import TrainConfig
+from training.data.index import DataIndex
+from training.dataset import Target, TrainingSamples, collate
+from training.shares import MicroBatches, Share
+from training.stop import outlast_signals
+
+Batches = Generator[tuple[Tensor, list[Target]], None, None]
+
+_AHEAD = 4  # micro-batches that each worker has ready
+
+
+def load_batches(config: TrainConfig, index: DataIndex, share: Share, step: int, device: torch.device) -> Batches:
+    """Images (B, 3, S, S) and targets of every micro-batch from a step to the end of the run.
+
+    Closing it ends the workers.
+    """
+    samples = TrainingSamples(
+        index.records,
+        config.augment,
+        seed=config.seed,
+        group_power=config.group_power,
+        group_weights=config.group_weights,
+        things=[place for place, category in enumerate(index.categories) if category.is_thing],
+        cache_bytes=round(config.cache_gb * 1e9),
+    )
+    loader: DataLoader[Any] = DataLoader(
+        samples,
+        batch_sampler=MicroBatches(share, step, config.steps),
+        num_workers=config.workers,
+        prefetch_factor=_AHEAD if config.workers else None,
+        collate_fn=collate,
+        pin_memory=device.type == "cuda",
+        worker_init_fn=outlast_signals,
+    )
+    batches = iter(loader)
+    try:
+        yield from batches
+    finally:
+        if config.workers:  # by hand: whoever holds the traceback of an error holds the iterator too
+            batches._shutdown_workers()  # type: ignore[attr-defined]
+
+
+@contextmanager
+def killed_workers_explained() -> Iterator[None]:
+    """Around all that happens while a loader is open: torch notices a killed worker at any point of it.
+
+    Raises:
+        OSError: with what to do.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise OSError(
+            f"a process that reads the data was killed ({error}). Where memory ran out, keep fewer images "
+            "(--set cache_gb=0.2) or read without workers (--set workers=0). The same command goes on from the last "
+            "saved state"
+        ) from error
