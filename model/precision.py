@@ -14,5 +14,5 @@ def at_least_float32(x: Tensor) -> Tensor:
 def full_precision(like: Tensor) -> AbstractContextManager[None]:
     """What is computed inside is not cast to half precision, on the tensor's device."""
     if torch.is_autocast_enabled(like.device.type):
-        return torch.autocast(like.device.type, enabled=False)  # type: ignore[no-any-return]
+        return torch.autocast(like.device.type, enabled=False)
     return nullcontext()
