@@ -41,6 +41,8 @@ def load_batches(config: TrainConfig, index: DataIndex, share: Share, step: int,
         collate_fn=collate,
         pin_memory=device.type == "cuda",
         worker_init_fn=outlast_signals,
+        # Of its own: torch's global one is set for each step, and the first read after a resume must not move it.
+        generator=torch.Generator().manual_seed(config.seed),
     )
     batches = iter(loader)
     try:

@@ -80,7 +80,8 @@ def test_features_in_the_padding_change_no_kernel(config):
     mask_logits = torch.where(valid, torch.randn(1, num_kernels, 8, 12), OUTSIDE)
     place = None
     if config.first_kernels == "seeded":
-        place = Place(torch.rand(1, num_kernels, 2), torch.ones(1, num_kernels), torch.zeros(1, num_kernels))
+        ones, votes = torch.ones(1, num_kernels), torch.rand(1, 2, 8, 12)
+        place = Place(torch.rand(1, num_kernels, 2), ones, 0 * ones, votes)
     kernels = Kernels(weights, mask_logits, None, place)
     results = [stage(kernels, x.double(), valid) for x in (features, torch.where(valid, features, 1000.0))]
     (ours, our_classes), (expected, expected_classes) = results

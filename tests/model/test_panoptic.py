@@ -12,7 +12,7 @@ def make_model(config):
     torch.manual_seed(4)
     network = KNet(config).eval()
     for name, parameter in network.named_parameters():
-        if name.endswith("conv_seg.bias") or "heat.2.bias" in name:
+        if name.endswith("conv_seg.bias") or "things.heat.bias" in name:
             parameter.data.zero_()
         if name.endswith("class_branch.output.bias"):
             parameter.data.fill_(2.0)
@@ -123,7 +123,7 @@ def test_a_thing_is_scored_in_the_thing_columns_and_stuff_in_its_own(learned_con
 
 def test_slots_out_of_use_have_score_0(seeded_config, make_inputs):
     model, inputs = make_model(seeded_config), make_inputs(1)
-    model.network.kernel_head.things.heat[2].bias.data.fill_(-20.0)  # no seed anywhere
+    model.network.kernel_head.things.heat.bias.data.fill_(-20.0)  # no seed anywhere
     output = model(**inputs)
     assert (output.score[:, : seeded_config.num_kernels] == 0).all()
     inputs["score_threshold"] = torch.full((1,), 0.1)
