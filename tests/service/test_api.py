@@ -184,7 +184,7 @@ def test_models_are_listed_with_what_they_can_do(http):
     assert [version["version"] for version in detail["versions"]] == ["2", "10"]
     newest = detail["versions"][-1]
     assert newest["categories"][0] == {"id": 7, "name": "cell", "is_thing": True, "colour": [255, 0, 0]}
-    assert newest["thresholds"] == {"score": 0.5, "overlap": 0.5}
+    assert newest["thresholds"] == {"score": 0.5, "overlap": 0.5, "min_area": 0}
     assert newest["most_things_per_tile"] == 11
     assert (newest["merge"], newest["mask_quality"]) == ("official", False)
 
