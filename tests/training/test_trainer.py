@@ -98,14 +98,13 @@ def test_a_run_that_died_resumes_as_if_it_had_not(run_config, train, tmp_path):
     assert [start["at_step"] for start in starts] == [0, 4]
 
 
-@pytest.mark.parametrize("kind", ["learned", "instance", "semantic"])
-def test_the_other_kinds_train_and_resume_too(
-    kind, run_config, learned_config, instance_config, semantic_config, train, tmp_path
-):
-    model = {"learned": learned_config, "instance": instance_config, "semantic": semantic_config}[kind]
-    categories = run_config.model.categories
-    model = dataclasses.replace(model, categories=categories[:2] if kind == "instance" else categories)
-    crops = dataclasses.replace(run_config.augment, crop_size=64)  # batch norm over pyramid pooling needs the cells
+@pytest.mark.parametrize("kind", ["panoptic", "instance", "semantic"])
+def test_the_other_kinds_train_and_resume_too(kind, run_config, tiny_run, train, tmp_path):
+    model = tiny_run.other_models(run_config.model.categories)[kind]
+    if kind == "semantic":
+        model = dataclasses.replace(model, dropout=0.1)  # drawn anew in each step, and the same after a resume
+    # Batch norm of few cells blows up the last digits, in which processors may differ from one call to the next.
+    crops = dataclasses.replace(run_config.augment, crop_size=64)
     config = dataclasses.replace(run_config, model=model, loss=LossConfig(), augment=crops, steps=3, save_every=1)
     train(config, tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
