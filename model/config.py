@@ -184,8 +184,8 @@ class KNetConfig:
             yield "geometry", self.geometry != "tile", "for kind instance: fit, shortest_edge"
             yield "padding_in_masks", self.padding_in_masks, "for kind instance, enlarged by the host: True"
         stride = self.feature_stride if self.kind == "instance" else self.mask_stride
-        fits = self.output_stride >= 1 and stride % self.output_stride == 0
-        yield "output_stride", fits, f"divisors of {stride}"
+        fits = self.output_stride in (1, 2, 4, 8) and stride % self.output_stride == 0
+        yield "output_stride", fits, f"those of 1, 2, 4, 8 that divide {stride}"
         sizes, multiple = self.canvas_sizes, self.size_multiple
         if self.geometry == "shortest_edge":
             fits = len(sizes) == 2 and 0 < sizes[0] <= sizes[1]

@@ -1,4 +1,3 @@
-import dataclasses
 import importlib.util
 import os
 from collections.abc import Callable
@@ -7,7 +6,7 @@ from types import ModuleType
 
 import pytest
 
-from model.config import BackboneConfig, Category, KNetConfig
+from model.config import Category, KNetConfig
 
 # Before torch is imported. Its threads wait for each other by spinning: where the processors are busy with other work,
 # the many small operations of tiny networks take a hundred times as long with two threads as with one.
@@ -54,84 +53,33 @@ def categories() -> tuple[Category, ...]:
 
 
 @pytest.fixture(scope="session")
-def learned_config(categories) -> KNetConfig:
-    """The paper's form, tiny: it runs in milliseconds. Mask stride 4."""
-    return KNetConfig(
-        categories=categories,
-        backbone=BackboneConfig(name="test_efficientnet"),
-        fpn_channels=16,
-        channels=32,
-        num_kernels=6,
-        num_training_kernels=6,
-        num_stages=2,
-        num_heads=4,
-        ffn_channels=32,
-        canvas_sizes=(64, 64),
-        output_stride=2,
-    )
+def tiny_networks(load_module) -> ModuleType:
+    """The forms of K-Net, tiny."""
+    return load_module(Path(__file__).with_name("tiny_networks.py"))
 
 
 @pytest.fixture(scope="session")
-def seeded_config(categories) -> KNetConfig:
-    """The nuclei form, tiny. Mask stride 2."""
-    return KNetConfig(
-        categories=categories,
-        backbone=BackboneConfig(name="test_efficientnet", levels=(0, 1, 2, 3, 4)),
-        normalisation="image",
-        fpn_channels=16,
-        channels=16,
-        feature_stride=2,
-        mask_upsample=1,
-        norm="batch",
-        sine_encoding=False,
-        first_kernels="seeded",
-        num_kernels=12,
-        num_training_kernels=8,
-        num_stages=2,
-        num_heads=2,
-        ffn_channels=32,
-        fixed_stuff_score=1.0,
-        geometry="tile",
-        canvas_sizes=(32, 64),
-        tile_overlap=16,
-        output_stride=2,
-        overlap_threshold=0.5,
-    )
+def learned_config(tiny_networks, categories) -> KNetConfig:
+    """See `tiny_networks.learned`."""
+    return tiny_networks.learned(categories)
 
 
 @pytest.fixture(scope="session")
-def instance_config(learned_config) -> KNetConfig:
-    """The paper's instance form, tiny, in the geometry of the official configurations."""
-    return dataclasses.replace(
-        learned_config,
-        kind="instance",
-        categories=learned_config.categories[:2],
-        padding_in_masks=True,
-        max_instances=8,
-        geometry="shortest_edge",
-        canvas_sizes=(64, 128),
-        output_stride=8,
-    )
+def seeded_config(tiny_networks, categories) -> KNetConfig:
+    """See `tiny_networks.seeded`."""
+    return tiny_networks.seeded(categories)
 
 
 @pytest.fixture(scope="session")
-def semantic_config(learned_config) -> KNetConfig:
-    """The paper's semantic form, tiny: kernels of two parts on a UPerNet, with classes in any order."""
-    return dataclasses.replace(
-        learned_config,
-        kind="semantic",
-        categories=learned_config.categories[::-1],
-        neck="uper",
-        feature_stride=4,
-        mask_upsample=1,
-        norm="batch",
-        dropout=0.1,
-        auxiliary=True,
-        num_kernels=0,
-        num_training_kernels=0,
-        update_channels=16,
-        output_stride=2,
-    )
+def instance_config(tiny_networks, categories) -> KNetConfig:
+    """See `tiny_networks.instance`."""
+    return tiny_networks.instance(categories)
+
+
+@pytest.fixture(scope="session")
+def semantic_config(tiny_networks, categories) -> KNetConfig:
+    """See `tiny_networks.semantic`."""
+    return tiny_networks.semantic(categories)
 
 
 @pytest.fixture(params=["learned", "seeded"])

@@ -80,6 +80,27 @@ class AugmentConfig:
                 raise ValueError(f"{name} is {value}; legal: 0 (none) or more")
 
 
+# Cut at random, and changed in no way.
+UNCHANGED = AugmentConfig(
+    scale_jitter=1.0,
+    pad_probability=0.0,
+    flip_probability=0.0,
+    turns=False,
+    invert_probability=0.0,
+    gain=0.0,
+    shift=0.0,
+    noise_probability=0.0,
+    blur_probability=0.0,
+    stain=0.0,
+    hue=0.0,
+    saturation=0.0,
+    channel_gain=0.0,
+    channel_shift=0.0,
+    gray_probability=0.0,
+    shuffle_probability=0.0,
+)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Crop:
     """An augmented crop. Content lies at the top left; outside it image and layers are 0."""

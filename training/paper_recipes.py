@@ -7,28 +7,11 @@ from dataclasses import replace
 
 from model.config import KNetConfig
 from model.official import R50, R50_V1C, ade20k_semantic, coco
-from training.augment import AugmentConfig
+from training.augment import UNCHANGED
 from training.config import TrainConfig
 from training.recipes import DataFacts
 
-# Mirrored, nothing else.
-_MIRRORED = AugmentConfig(
-    placement="fit",
-    pad_probability=0.0,
-    turns=False,
-    invert_probability=0.0,
-    gain=0.0,
-    shift=0.0,
-    noise_probability=0.0,
-    blur_probability=0.0,
-    stain=0.0,
-    hue=0.0,
-    saturation=0.0,
-    channel_gain=0.0,
-    channel_shift=0.0,
-    gray_probability=0.0,
-    shuffle_probability=0.0,
-)
+_MIRRORED = replace(UNCHANGED, placement="fit", flip_probability=0.5)
 _COCO_SIDE = 1088  # crops are square: a COCO image of 4:3 that fits has a shorter side of 816, the paper's 800
 
 

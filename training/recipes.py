@@ -7,6 +7,7 @@ otherwise is changed with `--set`; what helps every data set of a kind belongs i
 import math
 from dataclasses import dataclass, replace
 from statistics import median_high
+from typing import Any
 
 from model.config import BackboneConfig, Category, Kind, KNetConfig, knet_nuclei
 from training.augment import AugmentConfig
@@ -54,7 +55,7 @@ class DataFacts:
 
 
 # Of a network whose kernels are seeds, which follow an image's own objects.
-_SEEDED_LOSS = LossConfig(
+SEEDED_LOSS = LossConfig(
     rank_weight=1.0,
     mask_normaliser="area",
     rank_balanced=True,
@@ -76,51 +77,39 @@ _PHOTOGRAPHS = AugmentConfig(
     shuffle_probability=0.0,
     gray_probability=0.05,
 )
-_LITE = "tf_efficientnet_lite0"
 
 
 def nuclei(facts: DataFacts) -> TrainConfig:
     """Cell nuclei and other small round objects in images of any size: 80 minutes on one CPU core.
 
-    Steps, rates and weights are those measured in docs/nuclei.md.
+    Steps, rates and weights are those measured in docs/results.md.
     """
-    return TrainConfig(
-        model=knet_nuclei(facts.categories),
-        loss=_SEEDED_LOSS,
+    config = _small(
+        knet_nuclei(facts.categories),
+        loss=SEEDED_LOSS,
         augment=AugmentConfig(scale_jitter=1.5, min_area=16),
-        steps=6500,
-        batch_size=6,
-        learning_rate=1e-3,
-        backbone_factor=0.4,
-        weight_decay=0.02,
         clip_norm=10.0,
-        group_weights={"colour": 1.5} if any(group.endswith("colour") for group in facts.groups) else {},
-        precision="bf16",
     )
+    has_colour = any(group.endswith("colour") for group in facts.groups)
+    return replace(config, steps=6500, evaluate_every=2500, group_weights={"colour": 1.5} if has_colour else {})
 
 
 def small_panoptic(facts: DataFacts) -> TrainConfig:
     """Things and stuff in tens to thousands of photographs: a small network with ImageNet weights."""
     side = _side(facts, most=448)
     return _small(
-        KNetConfig(
+        _lite(
             categories=facts.categories,
-            backbone=BackboneConfig(name=_LITE),
             fpn_channels=96,
             channels=128,
-            feature_stride=4,
-            mask_upsample=1,
-            norm="batch",
             sine_encoding=False,
             first_kernels="seeded",
             num_stages=2,
-            num_heads=4,
             ffn_channels=256,
-            geometry="shortest_edge",
             canvas_sizes=(side, side),
             overlap_threshold=0.5,
         ),
-        loss=_SEEDED_LOSS,
+        loss=SEEDED_LOSS,
         augment=replace(_PHOTOGRAPHS, crop_size=side, copy_paste_probability=0.2),
         clip_norm=10.0,
     )
@@ -130,22 +119,16 @@ def small_instance(facts: DataFacts) -> TrainConfig:
     """Objects in tens to thousands of photographs: a small network with ImageNet weights and 50 kernels."""
     side = _side(facts, most=448)
     return _small(
-        KNetConfig(
+        _lite(
             kind="instance",
             categories=facts.things,
-            backbone=BackboneConfig(name=_LITE),
             fpn_channels=96,
             channels=128,
-            feature_stride=4,
-            mask_upsample=1,
-            norm="batch",
             num_kernels=50,
             num_training_kernels=50,
-            num_heads=4,
             ffn_channels=512,
             padding_in_masks=True,
             max_instances=50,
-            geometry="shortest_edge",
             canvas_sizes=(side, side),
             output_stride=4,
         ),
@@ -161,29 +144,36 @@ def small_semantic(facts: DataFacts) -> TrainConfig:
     side = min(320, math.ceil(shorter / 32) * 32)
     scale = longer / side
     return _small(
-        KNetConfig(
+        _lite(
             kind="semantic",
             categories=facts.categories,
-            backbone=BackboneConfig(name=_LITE),
             neck="uper",
             channels=64,
-            feature_stride=4,
-            mask_upsample=1,
-            norm="batch",
             dropout=0.1,
             auxiliary=True,
             num_kernels=0,
             num_training_kernels=0,
             num_stages=2,
-            num_heads=4,
             ffn_channels=256,
-            geometry="shortest_edge",
             canvas_sizes=(shorter, longer),
             output_stride=1,
         ),
         loss=LossConfig(),
         augment=replace(_PHOTOGRAPHS, crop_size=side, fit_scale=(0.5 * scale, 2 * scale)),
         clip_norm=10.0,
+    )
+
+
+def _lite(**fields: Any) -> KNetConfig:
+    """What the networks for few images share: a backbone of 3.4 M parameters, masks at stride 4."""
+    return KNetConfig(
+        backbone=BackboneConfig(name="tf_efficientnet_lite0"),
+        feature_stride=4,
+        mask_upsample=1,
+        norm="batch",
+        num_heads=4,
+        geometry="shortest_edge",
+        **fields,
     )
 
 

@@ -9,19 +9,11 @@ import torch
 
 from training.across_ranks import across_ranks
 from training.loss_config import LossConfig
-from training.matcher import MatcherConfig
+from training.recipes import SEEDED_LOSS
 from training.targets import prepare_targets
 
 NUM_RANKS = 2
 PAPER = LossConfig()
-SMALL_OBJECTS = LossConfig(
-    rank_weight=1.0,
-    mask_normaliser="area",
-    rank_balanced=True,
-    stuff_mask_weight=1.0,
-    seg_loss="cross_entropy_dice",
-    matcher=MatcherConfig(mask_cost="cross_entropy"),
-)
 
 
 def test_one_process_counts_what_it_has():
@@ -58,7 +50,7 @@ def make_cases(cases, learned_config, seeded_config, instance_config, semantic_c
     }
     kinds = {
         "paper": (learned_config, PAPER),
-        "small objects": (seeded_config, SMALL_OBJECTS),
+        "small objects": (seeded_config, SEEDED_LOSS),
         "instance": (instance_config, PAPER),
         "semantic": (semantic_config, PAPER),
     }

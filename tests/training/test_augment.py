@@ -4,22 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from training.augment import AugmentConfig, augment, change_pixels, scaled_crop
+from training.augment import UNCHANGED, AugmentConfig, augment, change_pixels, scaled_crop
 
-GEOMETRY_ONLY = AugmentConfig(
-    crop_size=48,
-    invert_probability=0,
-    gain=0,
-    shift=0,
-    noise_probability=0,
-    blur_probability=0,
-    stain=0,
-    hue=0,
-    saturation=0,
-    channel_gain=0,
-    channel_shift=0,
-    gray_probability=0,
-    shuffle_probability=0,
+GEOMETRY_ONLY = dataclasses.replace(
+    UNCHANGED, crop_size=48, scale_jitter=1.4, pad_probability=0.15, flip_probability=0.5, turns=True
 )
 
 

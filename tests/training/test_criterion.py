@@ -6,19 +6,11 @@ import torch
 from model.knet import KNet
 from training.criterion import Criterion
 from training.loss_config import LossConfig
-from training.matcher import MatcherConfig
+from training.recipes import SEEDED_LOSS
 from training.targets import prepare_targets
 
 PAPER = LossConfig()
-SMALL_OBJECTS = LossConfig(  # as in the nuclei recipe
-    rank_weight=1.0,
-    mask_normaliser="area",
-    rank_balanced=True,
-    stuff_mask_weight=1.0,
-    seg_loss="cross_entropy_dice",
-    matcher=MatcherConfig(mask_cost="cross_entropy"),
-)
-BOTH = pytest.mark.parametrize("loss", [PAPER, SMALL_OBJECTS], ids=["paper", "small_objects"])
+BOTH = pytest.mark.parametrize("loss", [PAPER, SEEDED_LOSS], ids=["paper", "small_objects"])
 
 
 def test_targets_are_split_into_things_and_stuff(cases, config):
@@ -43,7 +35,7 @@ def test_terms_of_the_paper(cases, learned_config):
 
 
 def test_terms_for_small_objects(cases, seeded_config):
-    terms = Criterion(seeded_config, SMALL_OBJECTS)(
+    terms = Criterion(seeded_config, SEEDED_LOSS)(
         cases.make_output(seeded_config, 1), cases.truths(seeded_config, cases.make_target())
     )
     stages = {f"s{s}_{term}" for s in range(2) for term in ("mask", "dice", "stuff", "rank", "class")}
@@ -181,7 +173,7 @@ def test_slots_out_of_use_cost_nothing(cases, seeded_config):
     active = output.active.clone()
     active[0, 2:9] = False
     output = dataclasses.replace(output, active=active)
-    cases.total(Criterion(seeded_config, SMALL_OBJECTS)(output, truth)).backward()
+    cases.total(Criterion(seeded_config, SEEDED_LOSS)(output, truth)).backward()
     for leaf in (*output.mask_logits, *output.class_logits):
         assert (leaf.grad[~active] == 0).all()
         assert leaf.grad[active].abs().sum() > 0
@@ -196,7 +188,7 @@ def test_a_rank_loss_balances_things_and_stuff_where_told(cases, seeded_config):
     scores = [1.0] * 2 + [0.0] * seeded_config.num_kernels
     normaliser = torch.tensor(scores, dtype=torch.float64).logsumexp(dim=0)
     on_stuff, on_things = normaliser - 1, normaliser
-    terms = Criterion(seeded_config, dataclasses.replace(SMALL_OBJECTS, rank_weight=1.0))(output, truth)
+    terms = Criterion(seeded_config, dataclasses.replace(SEEDED_LOSS, rank_weight=1.0))(output, truth)
     torch.testing.assert_close(terms["s1_rank"], 0.5 * on_things + 0.5 * on_stuff)
     terms = Criterion(seeded_config, LossConfig(rank_weight=1.0))(output, truth)
     torch.testing.assert_close(terms["s1_rank"], on_things / 16 + on_stuff * 15 / 16)

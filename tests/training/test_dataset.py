@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from training.augment import AugmentConfig
+from training.augment import UNCHANGED, AugmentConfig
 from training.data.coco_panoptic import PanopticSource, read_id_map
 from training.data.convert import write_id_map
 from training.data.index import Record, SegmentInfo
@@ -15,25 +15,7 @@ from training.data.open import open_data
 from training.dataset import TrainingSamples, collate, read_sample
 
 COCO = Path(__file__).parents[3] / "shared" / "data" / "coco200_panoptic"
-PLAIN = AugmentConfig(
-    crop_size=32,
-    scale_jitter=1,
-    pad_probability=0,
-    flip_probability=0,
-    turns=False,
-    invert_probability=0,
-    gain=0,
-    shift=0,
-    noise_probability=0,
-    blur_probability=0,
-    stain=0,
-    hue=0,
-    saturation=0,
-    channel_gain=0,
-    channel_shift=0,
-    gray_probability=0,
-    shuffle_probability=0,
-)
+PLAIN = replace(UNCHANGED, crop_size=32)
 
 
 def make_record(folder, name, ids, crowd=(), group="", image=None):

@@ -5,7 +5,7 @@ import torch
 
 from training.criterion import make_criterion
 from training.loss_config import LossConfig
-from training.matcher import MatcherConfig
+from training.recipes import SEEDED_LOSS
 from training.targets import prepare_targets
 
 pytestmark = [
@@ -13,15 +13,7 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device"),
 ]
 
-SMALL_OBJECTS = LossConfig(
-    rank_weight=1.0,
-    mask_normaliser="area",
-    rank_balanced=True,
-    stuff_mask_weight=1.0,
-    seg_loss="cross_entropy_dice",
-    matcher=MatcherConfig(mask_cost="cross_entropy"),
-)
-LOSSES = {"paper": LossConfig(), "small_objects": SMALL_OBJECTS}
+LOSSES = {"paper": LossConfig(), "small_objects": SEEDED_LOSS}
 
 
 def on_gpu(output):

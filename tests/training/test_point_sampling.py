@@ -6,20 +6,12 @@ import torch
 from model.knet import KNet
 from training.criterion import Criterion, make_criterion
 from training.loss_config import LossConfig
-from training.matcher import MatcherConfig
 from training.point_sampling import pixels_of, random_points, sample, uncertain_points
+from training.recipes import SEEDED_LOSS
 from training.targets import prepare_targets
 
 PAPER = LossConfig(points=3000)
-SMALL_OBJECTS = dataclasses.replace(
-    PAPER,
-    rank_weight=1.0,
-    mask_normaliser="area",
-    rank_balanced=True,
-    stuff_mask_weight=1.0,
-    seg_loss="cross_entropy_dice",
-    matcher=MatcherConfig(mask_cost="cross_entropy"),
-)
+SMALL_OBJECTS = dataclasses.replace(SEEDED_LOSS, points=3000)
 BOTH = pytest.mark.parametrize("loss", [PAPER, SMALL_OBJECTS], ids=["paper", "small_objects"])
 CPU = torch.device("cpu")
 

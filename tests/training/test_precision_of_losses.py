@@ -10,21 +10,14 @@ from model.kernel_update import AdaptiveKernelUpdate
 from model.knet import KNet
 from training.criterion import make_criterion
 from training.loss_config import LossConfig
-from training.matcher import MatcherConfig
+from training.recipes import SEEDED_LOSS
 from training.targets import prepare_targets
 
 PAPER = LossConfig()
 VARIANTS = {
     "paper": PAPER,
     "points": LossConfig(points=500),
-    "small_objects": LossConfig(
-        rank_weight=1.0,
-        mask_normaliser="area",
-        rank_balanced=True,
-        stuff_mask_weight=1.0,
-        seg_loss="cross_entropy_dice",
-        matcher=MatcherConfig(mask_cost="cross_entropy"),
-    ),
+    "small_objects": SEEDED_LOSS,
 }
 
 
