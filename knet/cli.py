@@ -50,7 +50,9 @@ def serve(
 @app.command()
 def segment(
     image: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="JPEG, PNG, WebP, TIFF or BMP file.")],
-    out: Annotated[Path, typer.Option(help="Folder for the answer (JSON) and the picture (PNG).")] = Path("demo"),
+    out: Annotated[
+        Path, typer.Option(file_okay=False, help="Folder for the answer (JSON) and the picture (PNG).")
+    ] = Path("demo"),
     url: Annotated[str | None, typer.Option(help="A running server; without it, one is started and stopped.")] = None,
     api_key: Annotated[str | None, typer.Option(envvar="KNET_API_KEY", help="Key of that server.")] = None,
     model: Annotated[str, typer.Option(help="Name of the model.")] = "nuclei",
@@ -83,7 +85,8 @@ def train(
     recipe: Annotated[str, typer.Argument(help="One of the recipes below.")],
     data: Annotated[Path, typer.Option(help="Folder of the data set; docs/data.md lists the formats.")],
     out: Annotated[
-        Path | None, typer.Option(help="Folder of the run. One that was stopped or killed in it goes on.")
+        Path | None,
+        typer.Option(file_okay=False, help="Folder of the run. One that was stopped or killed in it goes on."),
     ] = None,
     description: Annotated[Path | None, typer.Option(help="File that says what is what in the data.")] = None,
     settings: Annotated[
@@ -168,9 +171,11 @@ def evaluate(
     api_key: Annotated[str | None, typer.Option(envvar="KNET_API_KEY", help="Key of that server.")] = None,
     variant: Annotated[str | None, typer.Option(help="File of the artifact's graph. Default: the first.")] = None,
     max_images: Annotated[int | None, typer.Option(min=1, help="At most so many, evenly spaced.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Write all scores there, each image's too, as JSON.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(dir_okay=False, help="Write all scores there, each image's too, as JSON.")
+    ] = None,
     worst: Annotated[int, typer.Option(min=0, help="Draw so many of the images with the lowest scores.")] = 0,
-    pictures: Annotated[Path | None, typer.Option(help="Folder for their pictures.")] = None,
+    pictures: Annotated[Path | None, typer.Option(file_okay=False, help="Folder for their pictures.")] = None,
 ) -> None:
     """Score a model on annotated images: PQ, mask AP, mIoU and more, in all, by kind of image, class and image.
 
@@ -194,7 +199,7 @@ def evaluate(
 @app.command()
 def export(
     checkpoint: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="Folder of a checkpoint.")],
-    out: Annotated[Path, typer.Option(help="REPOSITORY/NAME/VERSION; must not exist.")],
+    out: Annotated[Path, typer.Option(file_okay=False, help="REPOSITORY/NAME/VERSION; must not exist.")],
     images: Annotated[
         Path, typer.Option(exists=True, help="Real images, a file or a folder, to verify the graph on.")
     ] = Path("examples"),
@@ -247,7 +252,9 @@ def export(
 @app.command("import")
 def import_(
     file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help=".pth file of the official K-Net code.")],
-    out: Annotated[Path, typer.Option(help="Folder of the new checkpoint; must not exist, or be empty.")],
+    out: Annotated[
+        Path, typer.Option(file_okay=False, help="Folder of the new checkpoint; must not exist, or be empty.")
+    ],
     config: Annotated[
         str | None, typer.Option(help="Name of its configuration, where several have the same tensors.")
     ] = None,
@@ -278,7 +285,7 @@ def check(
     description: Annotated[
         Path | None, typer.Option(help="What is in it, if data.json is not in the folder: docs/data.md.")
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder for check.json and images.png.")] = Path("check"),
+    out: Annotated[Path, typer.Option(file_okay=False, help="Folder for check.json and images.png.")] = Path("check"),
 ) -> None:
     """Look whether a data set is as it should be, before a training finds out.
 
@@ -298,7 +305,7 @@ def check(
 @app.command()
 def convert(
     source: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="Folder of a data set.")],
-    out: Annotated[Path, typer.Option(help="Folder for the COCO panoptic set; must not exist.")],
+    out: Annotated[Path, typer.Option(file_okay=False, help="Folder for the COCO panoptic set; must not exist.")],
     description: Annotated[
         Path | None, typer.Option(help="What is in it, if data.json is not in the folder: docs/data.md.")
     ] = None,

@@ -16,6 +16,7 @@ from service.artifact import FILE_NAME, ArtifactMetadata, Variant
 from service.artifact import load as load_artifact
 from service.segmenter import Segmenter
 from service.session import OnnxSession
+from training.checkpoints import LAST
 from training.data.index import DataIndex, Split
 from training.data.open import open_data
 from training.evaluate import evaluate, evenly_spaced
@@ -66,6 +67,7 @@ def evaluate_model(model: str, data: Path, split: Split, description: Path | Non
         about = {"model": model, "kind": predictor.kind, "data": str(data), "format": index.format, "split": split}
     print_scores(scores, console)
     if wishes.out is not None:
+        wishes.out.parent.mkdir(parents=True, exist_ok=True)
         wishes.out.write_text(json.dumps(about | scores.to_json(), indent=2) + "\n")
         console.print(f"Scores: {wishes.out}", soft_wrap=True, highlight=False)
     if wishes.pictures is not None:
@@ -94,7 +96,9 @@ def local_segmenter(folder: Path, variant: str | None = None) -> Segmenter:
     if (folder / FILE_NAME).is_file():
         metadata = load_artifact(folder)
         return Segmenter(metadata, OnnxSession(folder / _choose_variant(metadata, variant).file))
-    raise ValueError(f"{folder} is neither a checkpoint (no {CONFIG}) nor an artifact (no {FILE_NAME})")
+    last = folder / LAST
+    hint = f"; the run in it has not been scored yet: name {last}" if (last / CONFIG).is_file() else ""
+    raise ValueError(f"{folder} is neither a checkpoint (no {CONFIG}) nor an artifact (no {FILE_NAME}){hint}")
 
 
 def _choose_variant(metadata: ArtifactMetadata, name: str | None) -> Variant:

@@ -65,7 +65,11 @@ class Learner:
             self.optimiser.load_state_dict(state["optimiser"])
             fabric.strategy.precision.load_state_dict(state["precision"])
             self.step = state["step"]
-            console.print(f"resuming {out} at step {self.step} of {config.steps}", markup=False)
+            if self.step < config.steps:
+                console.print(f"resuming {out} at step {self.step} of {config.steps}", markup=False)
+            else:
+                further = f"to train on from its weights: another --out, with --from {out}"
+                console.print(f"the run in {out} is finished, at step {self.step}; {further}", markup=False)
 
     def save(self, step: int) -> None:
         """Write the state. Raises OSError; then the earlier one stays."""
@@ -105,7 +109,8 @@ class Learner:
         if differing := _differing(ours, theirs):
             raise ValueError(
                 f"{self._out} holds a run that differs in {', '.join(differing)}; "
-                "resume it with the configuration it was started with, or name another folder"
+                "resume it with the configuration it was started with, or start from its weights: another --out, "
+                f"with --from {self._out}"
             )
         if state["data"] != self._data:
             raise ValueError(

@@ -53,14 +53,20 @@ def load_batches(config: TrainConfig, index: DataIndex, share: Share, step: int,
 
 
 @contextmanager
-def killed_workers_explained() -> Iterator[None]:
+def worker_errors_explained() -> Iterator[None]:
     """Around all that happens while a loader is open: torch notices a killed worker at any point of it.
 
     Raises:
-        OSError: with what to do.
+        OSError: a worker was killed, with what to do.
+        ValueError: a file cannot be used, in the worker's own words without its traceback.
     """
     try:
         yield
+    except ValueError as error:
+        _, is_workers, words = str(error).rpartition("\nValueError: ")
+        if not is_workers:
+            raise
+        raise ValueError(words.strip()) from error
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise

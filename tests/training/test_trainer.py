@@ -147,7 +147,9 @@ def test_a_finished_run_trains_no_further(run_config, train, tmp_path):
 def test_a_folder_of_another_configuration_is_refused(run_config, train, tmp_path, change, field):
     with pytest.raises(KeyboardInterrupt):
         train(run_config, tmp_path, dies_at=3)
-    with pytest.raises(ValueError, match=rf"{tmp_path} holds a run that differs in {field}.*another folder"):
+    with pytest.raises(
+        ValueError, match=rf"{tmp_path} holds a run that differs in {field}.*another --out, with --from"
+    ):
         train(dataclasses.replace(run_config, **change), tmp_path)
     assert state_of(tmp_path)["step"] == 2
 
@@ -159,6 +161,27 @@ def test_a_run_on_other_images_is_refused(run_config, train, tiny_run, discs, tm
     config = dataclasses.replace(run_config, steps=2, save_every=1)
     with pytest.raises(ValueError, match="on other training images"):
         Trainer(config, fewer, index, tmp_path, tiny_run.launched(config))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_file_that_cannot_be_read_is_named_without_a_traceback(workers, run_config, train, tiny_run, tmp_path):
+    data = tiny_run.write_discs(tmp_path / "data")
+    config = dataclasses.replace(run_config, workers=workers)
+    trainer = tiny_run.trainer_for(config, data, tmp_path / "run")
+    for image in (data / "images" / "train").iterdir():
+        image.write_bytes(image.read_bytes()[:60])
+    with pytest.raises(ValueError, match=r"^\S+\.png: the image is truncated") as caught:
+        trainer.run()
+    assert "Traceback" not in str(caught.value)
+
+
+def test_a_finished_run_says_so_and_how_to_go_on(run_config, train, tmp_path, capsys):
+    train(dataclasses.replace(run_config, steps=1), tmp_path)
+    capsys.readouterr()
+    train(dataclasses.replace(run_config, steps=1), tmp_path)
+    assert f"is finished, at step 1; to train on from its weights: another --out, with --from {tmp_path}" in (
+        capsys.readouterr().out.replace("\n", " ").replace("  ", " ")
+    )
 
 
 def test_a_run_may_resume_with_another_rhythm_of_saving(run_config, train, tmp_path):

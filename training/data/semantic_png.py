@@ -41,10 +41,10 @@ class SemanticSource:
         codes, numbers = unique_codes(labels)
         unknown = [code for code in codes if code not in self.code.class_of]
         if unknown:
-            what = "colours" if self.code.is_colour else "values"
+            what, void = ("colours", "ignore_colour") if self.code.is_colour else ("values", "ignore_index")
             raise ValueError(
                 f"{self.path} holds {what} that no category has: {self.code.describe(unknown[:5])}; add them to "
-                '"categories" in data.json, or set "ignore_index" ("ignore_colours") to them'
+                f'"categories" in data.json, or set "{void}" to them'
             )
         classes = [self.code.class_of[code] for code in codes]
         present = sorted({index for index in classes if index is not None})

@@ -33,13 +33,14 @@ def suggest(statistics: Statistics, kind: Kind) -> tuple[Suggestion, ...]:
     width, of_what = _small_width(statistics, kind)
     strides = (8, 4) if kind == "semantic" else (8, 4, 2)
     stride = next((stride for stride in strides if width * scale >= MIN_CELLS * stride), strides[-1])
+    scaled = "" if scale == 1 else f", {width * scale:.0f} when scaled"
     suggestions = [
         Suggestion(setting="geometry", value=f"{geometry} {canvas}", reason=why_geometry),
         Suggestion(setting="scale", value=f"{scale:.2g}", reason=why_scale),
         Suggestion(
             setting="feature_stride",
             value=str(stride),
-            reason=f"a quarter of the {of_what} are below {width:.0f} pixels across, {width * scale:.0f} when scaled: "
+            reason=f"a quarter of the {of_what} are below {width:.0f} pixels across{scaled}: "
             f"{width * scale / stride:.1f} cells of {stride} (at least {MIN_CELLS} wanted; legal: "
             f"{', '.join(map(str, sorted(strides)))})",
         ),
