@@ -72,7 +72,7 @@ def _fault(path: Path) -> str | None:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
     except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError, EOFError) as error:
-        # All that zipfile raises for files cut off or overwritten at any place; the caller tells, and takes the older one.
+        # All that zipfile raises for files cut off or overwritten anywhere; the caller says so and takes the older one.
         return str(error)
     return None if damaged is None else f"the sum of {damaged} is wrong"
 
