@@ -29,7 +29,7 @@ from benchmarks.request import processor
 from model.knet import KNet
 from model.official import R50, coco
 from training.activation_checkpointing import checkpoint_activations
-from training.augment import AugmentConfig
+from training.augment import UNCHANGED
 from training.config import Precision, TrainConfig
 from training.cpu import tune_cpu
 from training.data.open import open_data
@@ -41,7 +41,7 @@ from training.precision import keep_in_fp32
 
 PAPER = LossConfig()
 POINTS = LossConfig(points=12_544)
-UNCHANGED = AugmentConfig(placement="fit", fit_scale=(1.0, 1.0), turns=False, pad_probability=0.0)
+FITTED = replace(UNCHANGED, placement="fit", fit_scale=(1.0, 1.0))
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def batches(setting: Setting) -> list[tuple[Tensor, list[Target]]]:
         samples = [made_up(setting.size, seed) for seed in range(number)]
     else:
         records = open_data(setting.data, "train").records
-        real = TrainingSamples(records, replace(UNCHANGED, crop_size=setting.size), seed=0)
+        real = TrainingSamples(records, replace(FITTED, crop_size=setting.size), seed=0)
         samples = [real[i] for i in range(number)]
     groups = [samples[i : i + setting.batch] for i in range(0, number, setting.batch)]
     return [(torch.stack([image for image, _ in group]), [target for _, target in group]) for group in groups]
@@ -122,7 +122,7 @@ def measure(variant: Variant, setting: Setting) -> dict[str, float]:
     config = TrainConfig(
         model=coco("panoptic", R50),
         loss=variant.loss,
-        augment=replace(UNCHANGED, crop_size=setting.size),
+        augment=replace(FITTED, crop_size=setting.size),
         batch_size=setting.batch,
         precision=variant.precision,
     )

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from training.data.check import Report, check, compare_splits
-from training.data.index import DataIndex, Record
+from training.data.index import DataIndex, Record, evenly_spaced
 from training.data.open import open_data
 from training.data.statistics import Spread, Statistics
 from training.dataset import read_sample
@@ -61,9 +61,8 @@ def check_data(data: Path, description: Path | None, out: Path, console: Console
 
 def picture_of(index: DataIndex) -> bytes:
     """PNG of images with their segments, evenly spaced over the data set; those that cannot be read are left out."""
-    step = max(1, len(index.records) // TILES)
     tiles, captions = [], []
-    for record in index.records[::step][:TILES]:
+    for record in evenly_spaced(index.records, TILES):
         try:
             tiles.append(_drawn(index, record))
         except (ValueError, OSError):  # is among the problems

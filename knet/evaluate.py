@@ -17,9 +17,9 @@ from service.artifact import load as load_artifact
 from service.segmenter import Segmenter
 from service.session import OnnxSession
 from training.checkpoints import LAST
-from training.data.index import DataIndex, Split
+from training.data.index import DataIndex, Split, evenly_spaced
 from training.data.open import open_data
-from training.evaluate import evaluate, evenly_spaced
+from training.evaluate import evaluate
 from training.evaluation_pictures import WorstPictures
 from training.metrics import Plan, Scores
 from training.predictor import Predictor, make_plan, match_categories, predictor_of

@@ -44,18 +44,24 @@ def _is_block(module: nn.Module) -> bool:
 
 def _contexts(module: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
     """What the first and the second computation run in."""
-    return nullcontext(), _uncounted(module)
+    return nullcontext(), uncounted(module)
 
 
 @contextmanager
-def _uncounted(module: nn.Module) -> Iterator[None]:
+def uncounted(module: nn.Module) -> Iterator[None]:
     """Batch norms normalise as before but leave their running statistics as they are."""
     norms = [part for part in module.modules() if isinstance(part, _BatchNorm)]
-    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    # The counter stays in its place and is set back: synchronised norms refuse to work without one.
+    before = [
+        (norm.momentum, None if norm.num_batches_tracked is None else norm.num_batches_tracked.clone())
+        for norm in norms
+    ]
     for norm in norms:
-        norm.momentum, norm.num_batches_tracked = 0.0, None
+        norm.momentum = 0.0
     try:
         yield
     finally:
         for norm, (momentum, num_batches) in zip(norms, before, strict=True):
-            norm.momentum, norm.num_batches_tracked = momentum, num_batches
+            norm.momentum = momentum
+            if norm.num_batches_tracked is not None and num_batches is not None:
+                norm.num_batches_tracked.copy_(num_batches)

@@ -4,7 +4,7 @@ Legend: S crop size, T segments, C crowds, L layers, h, w content of a crop.
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +48,11 @@ class Target:
     pixel_mean: float  # of the whole image, see augment.Crop
     pixel_std: float
     path: Path  # the image file, for messages
+
+    def pin_memory(self) -> "Target":
+        """In memory that a GPU copies from while it computes; torch's loader calls this."""
+        names = ("masks", "class_index", "crowd_masks", "crowd_class")
+        return replace(self, **{name: getattr(self, name).pin_memory() for name in names})
 
 
 def read_sample(record: Record) -> Sample:

@@ -1,15 +1,13 @@
 """Run a model over a data set, image by image, and score what it answers."""
 
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 
-import numpy as np
 from rich.progress import track
 
 from model.knet import KNet
 from service.errors import ServiceError
 from service.instances import Result
-from training.data.index import Annotation, DataIndex, Record
+from training.data.index import Annotation, DataIndex, Record, evenly_spaced
 from training.evaluation_pictures import PredictionPage
 from training.metrics import Evaluation, ImageScores, Scores
 from training.predictor import Predictor, make_plan, match_categories, predictor_of, to_data_classes
@@ -57,38 +55,15 @@ def evaluate(
     return evaluation.scores()
 
 
-def evaluate_network(
-    network: KNet,
-    index: DataIndex,
-    *,
-    records: Sequence[Record] | None = None,
-    max_images: int | None = None,
-    show_progress: bool = True,
-    page: Path | None = None,
-) -> Scores:
+def evaluate_network(network: KNet, index: DataIndex, *, show_progress: bool = True) -> tuple[Scores, bytes]:
     """Score a network on its own device; it is left in evaluation mode.
 
-    Args:
-        network: of any kind that the data is for.
-        index: the data.
-        records: some of the index' records; None: all.
-        max_images: no more than so many of them, evenly spaced; None: all.
-        show_progress: show a bar.
-        page: PNG file to write: up to eight images, evenly spaced, each beside annotation and prediction.
+    Returns:
+        The scores of all images, and a page to look at (PNG): up to eight of them, evenly spaced, each beside its
+        annotation and the prediction.
     """
-    chosen = evenly_spaced(index.records if records is None else records, max_images)
     predictor = predictor_of(segmenter_of(network))
-    if page is None:
-        return evaluate(predictor, index, records=chosen, show_progress=show_progress)
-    shown = evenly_spaced(chosen, PredictionPage.NUM_IMAGES)
-    sheet = PredictionPage(index.categories, make_plan(predictor, index), shown)
-    scores = evaluate(predictor, index, records=chosen, show_progress=show_progress, observers=(sheet.observe,))
-    page.write_bytes(sheet.png())
-    return scores
-
-
-def evenly_spaced(records: Sequence[Record], count: int | None) -> tuple[Record, ...]:
-    """At most `count` of the records, always the same ones, from the first to the last; None: all."""
-    if count is None or count >= len(records):
-        return tuple(records)
-    return tuple(records[place] for place in np.linspace(0, len(records) - 1, count).round().astype(int))
+    shown = evenly_spaced(index.records, PredictionPage.NUM_IMAGES)
+    page = PredictionPage(index.categories, make_plan(predictor, index), shown)
+    scores = evaluate(predictor, index, show_progress=show_progress, observers=(page.observe,))
+    return scores, page.png()

@@ -29,7 +29,8 @@ def check_finite(fabric: Fabric, step: int, terms: dict[str, Tensor], norm: Tens
     total = torch.stack(list(terms.values())).sum()
     scaler: GradScaler | None = getattr(fabric.strategy.precision, "scaler", None)
     if scaler is None:
-        is_finite = bool((total + norm).isfinite())
+        # All decide alike, or one would wait for the others below.
+        is_finite = bool(all_reduce(fabric, total + norm, "sum").isfinite())
     else:
         # The norm, which all processes share, says nothing here.
         is_finite = bool(all_reduce(fabric, total, "sum").isfinite())

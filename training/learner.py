@@ -3,12 +3,13 @@
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning_fabric import Fabric
 from rich.console import Console
 from timm.layers.norm_act import convert_sync_batchnorm
+from torch import Tensor
 
 from model.knet import KNet
 from training.activation_checkpointing import checkpoint_activations
@@ -65,6 +66,8 @@ class Learner:
             self.optimiser.load_state_dict(state["optimiser"])
             fabric.strategy.precision.load_state_dict(state["precision"])
             self.step = state["step"]
+        self._check_alike()
+        if state is not None:
             if self.step < config.steps:
                 console.print(f"resuming {out} at step {self.step} of {config.steps}", markup=False)
             else:
@@ -83,6 +86,15 @@ class Learner:
             "precision": self._fabric.strategy.precision.state_dict(),
         }
         save_state(state, self._out)
+
+    def _check_alike(self) -> None:
+        """Processes that start at different steps would wait for each other for ever."""
+        steps = cast(Tensor, self._fabric.all_gather(torch.tensor(self.step))).flatten().tolist()
+        if len(set(steps)) > 1:
+            raise ValueError(
+                f"the processes find states of different steps in {self._out}: {steps}; let all machines share the "
+                "run's folder, with the same files"
+            )
 
     def _wrap(self) -> None:
         """What changes how the network is computed, and neither its weights nor their names."""

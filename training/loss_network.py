@@ -17,7 +17,7 @@ from training.criterion import make_criterion
 from training.dataset import Target
 from training.targets import ImageTargets, prepare_targets
 
-_SEED_FACTOR = 1_000_003  # seeds of runs and numbers of samples stay apart
+SEED_FACTOR = 1_000_003  # seeds of runs and numbers of samples stay apart
 
 
 class Batch:
@@ -52,7 +52,8 @@ class LossNetwork(nn.Module):
         """Named weighted terms; the total loss is their sum."""
         output, truth = self.predict(batch)
         generator = torch.Generator(device=batch.images.device)
-        generator.manual_seed(self.config.seed * _SEED_FACTOR + batch.numbers.start)
+        # Not the seed of any sample: the points are to have nothing to do with the centres that are forced.
+        generator.manual_seed(-1 - self.config.seed * SEED_FACTOR - batch.numbers.start)
         with torch.autocast(batch.images.device.type, enabled=False):
             return self.criterion(output, truth, generator)
 
@@ -106,7 +107,7 @@ def forced_seeds(truth: Sequence[ImageTargets], batch: Batch, config: TrainConfi
         return None
     chosen = []
     for number, target in zip(batch.numbers, truth, strict=True):
-        generator = torch.Generator().manual_seed(config.seed * _SEED_FACTOR + number)
+        generator = torch.Generator().manual_seed(config.seed * SEED_FACTOR + number)
         centres = target.centres
         drawn = torch.rand(centres.shape, generator=generator) < batch.forced_share
         chosen.append(centres & drawn.to(centres.device))

@@ -20,10 +20,7 @@ _ROOT = Path(__file__).resolve().parents[1]
 def add_start(folder: Path, *, step: int, num_processes: int, device: torch.device) -> None:
     """Note that a run was started, or resumed, in this state of code and machine; earlier starts stay listed."""
     path = folder / PROVENANCE
-    try:
-        starts = json.loads(path.read_text())["starts"]
-    except (OSError, ValueError, KeyError, TypeError):  # none yet, or half-written
-        starts = []
+    starts = json.loads(path.read_text())["starts"] if path.exists() else []
     starts.append(
         {
             "time": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -8,7 +8,7 @@ from rich.console import Console
 from training.changes import with_changes
 from training.choose import find_recipe, make_config
 from training.config import TrainConfig
-from training.data.check import check
+from training.data.check import check, compare_splits
 from training.data.index import DataIndex
 from training.data.open import open_data
 from training.engine import Devices, end_with_parent, is_first_process, make_fabric
@@ -60,13 +60,14 @@ def resolve(
     Raises:
         ValueError: an unknown recipe or setting, or data that cannot be used.
     """
-    recipe = find_recipe(name)
+    find_recipe(name)  # an unknown one before the data is read
     train, val = (open_data(data, split, description) for split in ("train", "val"))
     if train.categories != val.categories:
         raise ValueError(f"{data}: train and val list different categories; give both the same list")
     config = make_config(name, DataFacts.of(train))
     changes = dict(changes)
-    if config.model.first_kernels == "learned" and recipe.kind != "semantic" and "model.num_kernels" in changes:
+    is_learned = changes.get("model.first_kernels", config.model.first_kernels) == "learned"
+    if is_learned and config.model.kind != "semantic" and "model.num_kernels" in changes:
         changes.setdefault("model.num_training_kernels", changes["model.num_kernels"])
     return with_changes(config, changes), train, val
 
@@ -80,7 +81,8 @@ def check_data(train: DataIndex, val: DataIndex) -> None:
     problems = [problem for report in reports for problem in report.problems]
     if problems:
         raise ValueError(f"problems of the data: {len(problems)} (see also `knet check`):\n" + _listed(problems))
-    if warnings := [warning for report in reports for warning in report.warnings]:
+    warnings = [*(warning for report in reports for warning in report.warnings), *compare_splits(*reports)]
+    if warnings:
         console.print("to be looked at:\n" + _listed(warnings), style="yellow", markup=False)
     console.print(f"{len(train.records)} images to train, {len(val.records)} to validate: checked, no problems")
 

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from contextlib import closing, nullcontext
 from pathlib import Path
+from typing import cast
 
 import torch
 from lightning_fabric import Fabric
@@ -19,8 +20,7 @@ from training.evaluate import evaluate_network
 from training.finite import check_finite
 from training.learner import Learner
 from training.loader import Batches, load_batches, worker_errors_explained
-from training.loss_network import Batch, forced_share
-from training.metrics import Scores
+from training.loss_network import SEED_FACTOR, Batch, forced_share
 from training.optimiser import set_learning_rate
 from training.progress import RunProgress, peak_memory_gb
 from training.provenance import add_start
@@ -108,7 +108,7 @@ class Trainer:
         learner, config, fabric = self.learner, self.config, self.fabric
         set_learning_rate(learner.optimiser, learning_rate_factor(self.step, config))
         # Dropout and the like depend on the step alone, not on how often the run was resumed.
-        torch.manual_seed((config.seed * 1_000_003 + self.step) * 4099 + fabric.global_rank)
+        torch.manual_seed((config.seed * SEED_FACTOR + self.step) * 4099 + fabric.global_rank)
         sums: dict[str, Tensor] = {}
         paths: list[Path] = []
         for micro in range(config.accumulate):
@@ -175,19 +175,15 @@ class Trainer:
     def _evaluate(self, log: RunLog | None) -> bool:
         network = self.averaged().to(self.fabric.device)
         page = self.out / PAGES / f"step_{self.step:06d}.png"
-        found: list[Scores] = []
+        scores, picture = evaluate_network(network, self.val, show_progress=self.console.is_terminal)
 
-        def score(page: Path | None) -> None:
-            if page is not None:
-                page.parent.mkdir(exist_ok=True)
-            shown = self.console.is_terminal
-            found.append(evaluate_network(network, self.val, show_progress=shown, page=page))
+        def write_page() -> None:
+            page.parent.mkdir(exist_ok=True)
+            page.write_bytes(picture)
 
-        is_saved = self._survive(lambda: score(page))
+        is_saved = self._survive(write_page)
         if not is_saved:
             page.unlink(missing_ok=True)
-            score(None)
-        (scores,) = found
         if self.step == self.config.steps:
             print_scores(scores, self.console)
 
@@ -202,10 +198,8 @@ class Trainer:
         return self._survive(keep) and is_saved
 
     def averaged(self) -> KNet:
-        """A copy of the exponential moving average of the weights."""
-        network = KNet(self.config.model)
-        network.load_state_dict(self.learner.average.module.state_dict())
-        return network.eval()
+        """The network with the exponential moving average of the weights; not a copy."""
+        return cast(KNet, self.learner.average.module.eval())
 
     def _save(self) -> bool:
         """State and last checkpoint, by the first process. Returns whether they are written."""

@@ -6,7 +6,7 @@ import torch
 
 from model.config import BackboneConfig
 from model.knet import KNet
-from training.activation_checkpointing import checkpoint_activations
+from training.activation_checkpointing import checkpoint_activations, uncounted
 from training.criterion import make_criterion
 from training.loss_config import LossConfig
 
@@ -71,3 +71,15 @@ def test_a_checkpoint_of_either_form_loads_into_the_other(learned_config):
     with torch.no_grad():
         ours, theirs = checkpointed.eval()(image), plain.eval()(image)
     assert torch.equal(ours.mask_logits[-1], theirs.mask_logits[-1])
+
+
+def test_batch_norms_keep_a_counter_while_they_are_computed_again():
+    """Synchronised ones, which this machine may not have, refuse to work without."""
+    norm = torch.nn.BatchNorm2d(3).train()
+    norm(torch.randn(2, 3, 4, 4))
+    before = {name: buffer.clone() for name, buffer in norm.named_buffers()}
+    with uncounted(norm):
+        assert norm.num_batches_tracked is not None
+        norm(torch.randn(2, 3, 4, 4))
+    assert all(torch.equal(buffer, before[name]) for name, buffer in norm.named_buffers())
+    assert norm.momentum == 0.1

@@ -5,9 +5,10 @@ import cv2
 import numpy as np
 import pytest
 
+from service.overlay import panoptic_png
 from training.data.check import check
 from training.data.coco_panoptic import read_id_map
-from training.data.convert import convert, write_id_map
+from training.data.convert import convert
 from training.data.open import open_data
 
 
@@ -84,7 +85,7 @@ def test_semantic_labels_can_be_converted_too(tmp_path, files):
 
 def test_id_map_png_holds_24_bits(tmp_path):
     ids = np.array([[1, 300, 70000, 256**3 - 1]], np.int32)
-    write_id_map(tmp_path / "ids.png", ids)
+    (tmp_path / "ids.png").write_bytes(panoptic_png(ids))
     bgr = cv2.imread(str(tmp_path / "ids.png"), cv2.IMREAD_UNCHANGED)[0].tolist()
     assert [pixel[::-1] for pixel in bgr] == [[1, 0, 0], [44, 1, 0], [112, 17, 1], [255, 255, 255]]
     assert (read_id_map(Path(tmp_path / "ids.png")) == ids).all()

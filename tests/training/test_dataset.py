@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from service.overlay import panoptic_png
 from training.augment import UNCHANGED, AugmentConfig
 from training.data.coco_panoptic import PanopticSource, read_id_map
-from training.data.convert import write_id_map
 from training.data.index import Record, SegmentInfo
 from training.data.open import open_data
 from training.dataset import TrainingSamples, collate, read_sample
@@ -22,7 +22,7 @@ def make_record(folder, name, ids, crowd=(), group="", image=None):
     """An image file and id-map on disk; the class of id i is i % 3."""
     image_path, png_path = folder / f"{name}.png", folder / f"{name}_ids.png"
     cv2.imwrite(str(image_path), (ids * 37 % 251).astype(np.uint8) if image is None else image)
-    write_id_map(png_path, ids.astype(np.int32))
+    (png_path).write_bytes(panoptic_png(ids.astype(np.int32)))
     present = [int(i) for i in np.unique(ids) if i]
     return Record(
         image_path=image_path,

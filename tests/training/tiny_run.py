@@ -18,11 +18,11 @@ import torch
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
+from service.overlay import panoptic_png  # noqa: E402
 from training.augment import AugmentConfig  # noqa: E402
 from training.changes import parse_changes, with_changes  # noqa: E402
 from training.config import TrainConfig  # noqa: E402
 from training.data.coco_panoptic import find_coco_panoptic, read_coco_panoptic  # noqa: E402
-from training.data.convert import write_id_map  # noqa: E402
 from training.engine import Devices, end_with_parent, make_fabric  # noqa: E402
 from training.loader import load_batches  # noqa: E402
 from training.loss_config import LossConfig  # noqa: E402
@@ -58,7 +58,7 @@ def write_discs(folder):
         name = f"{number}.png"
         for split in ("train", "val"):
             cv2.imwrite(str(folder / "images" / split / name), shade.clip(0, 255).astype(np.uint8))
-            write_id_map(folder / "annotations" / f"panoptic_{split}" / name, id_map)
+            (folder / "annotations" / f"panoptic_{split}" / name).write_bytes(panoptic_png(id_map))
         images.append({"id": number, "file_name": name, "height": SIZE, "width": SIZE})
         segments = [
             {

@@ -6,12 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
-from numpy.typing import NDArray
 from rich.progress import track
 from scipy.ndimage import find_objects  # type: ignore[import-untyped]
 
+from service.overlay import panoptic_png
 from training.data.index import Annotation, DataIndex
 from training.data.open import open_data
 
@@ -36,13 +35,6 @@ def convert(data: Path, out: Path, description: Path | None = None) -> None:
     partial.rename(out)
 
 
-def write_id_map(path: Path, id_map: NDArray[np.int32]) -> None:
-    """Write `id_map` (H, W) as a COCO panoptic PNG: id = R + 256 G + 65536 B."""
-    blue_green_red = np.stack([id_map >> 16, id_map >> 8 & 255, id_map & 255], axis=-1).astype(np.uint8)
-    if not cv2.imwrite(str(path), blue_green_red):
-        raise OSError(f"could not write {path}")
-
-
 def _write_split(folder: Path, name: str, index: DataIndex) -> None:
     """Write images, id-maps and JSON of one split."""
     image_folder = folder / "images" / name
@@ -58,7 +50,7 @@ def _write_split(folder: Path, name: str, index: DataIndex) -> None:
         entry = {"id": record.image_path.stem, "file_name": image_name, "width": record.width, "height": record.height}
         images.append(entry | ({"group": record.group} if record.group else {}))
         shutil.copyfile(record.image_path, image_folder / image_name)
-        write_id_map(map_folder / map_name, annotation.layers[0])
+        (map_folder / map_name).write_bytes(panoptic_png(annotation.layers[0]))
         segments_info = list(_describe(annotation, index))
         annotations.append({"image_id": entry["id"], "file_name": map_name, "segments_info": segments_info})
     categories = [

@@ -6,6 +6,7 @@ Every format is read as segments: objects of things, and one region a stuff clas
 network looks at the things alone, a semantic one at the class of each pixel. A pixel in no segment is void (ignored).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -79,3 +80,10 @@ class DataIndex:
     categories: tuple[Category, ...]
     records: tuple[Record, ...]
     notes: tuple[str, ...] = ()  # what was assumed or left out, for the report
+
+
+def evenly_spaced(records: Sequence[Record], count: int | None) -> tuple[Record, ...]:
+    """At most `count` of the records, always the same ones, from the first to the last; None: all."""
+    if count is None or count >= len(records):
+        return tuple(records)
+    return tuple(records[place] for place in np.linspace(0, len(records) - 1, count).round().astype(int))

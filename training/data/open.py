@@ -1,9 +1,9 @@
 """A folder of images and annotations, whatever its format, as what training and evaluation read."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from training.data.coco_instances import find_coco_instances, read_coco_instances
 from training.data.coco_panoptic import find_coco_panoptic, read_coco_panoptic
@@ -48,18 +48,16 @@ def open_data(data: Path, split: Split, description: Path | None = None) -> Data
 
 def _coco(data: Path, split: Split, given: Description) -> DataIndex | None:
     """By COCO's own names; None where there are none. Without a validation split the training images are divided."""
-    if given.format in (None, "coco_panoptic"):
-        panoptic = {name: find_coco_panoptic(data, name) for name in get_args(Split)}
-        is_whole = panoptic["val"] is None
-        if found := panoptic["train" if is_whole else split]:
-            index = read_coco_panoptic(*found)
-            return _part(index, split, given.val_fraction) if is_whole else index
-    if given.format in (None, "coco_instances"):
-        instances = {name: find_coco_instances(data, name) for name in get_args(Split)}
-        is_whole = instances["val"] is None
-        if found_instances := instances["train" if is_whole else split]:
-            index = read_coco_instances(*found_instances)
-            return _part(index, split, given.val_fraction) if is_whole else index
+    formats: tuple[tuple[str, Callable[..., Any], Callable[..., DataIndex]], ...] = (
+        ("coco_panoptic", find_coco_panoptic, read_coco_panoptic),
+        ("coco_instances", find_coco_instances, read_coco_instances),
+    )
+    for name, find, read in formats:
+        if given.format in (None, name):
+            paths = {one: find(data, one) for one in get_args(Split)}
+            is_whole = paths["val"] is None
+            if found := paths["train" if is_whole else split]:
+                return _part(read(*found), split, given.val_fraction) if is_whole else read(*found)
     return None
 
 
