@@ -17,8 +17,10 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from model.config import KNetConfig
 from model.kernel_update import AdaptiveKernelUpdate, KernelInteraction, KernelUpdateHead
 from model.kernels import Kernels
+from model.seeded_kernels import SeededKernels
 from training.engine import Devices
 from training.run import train_recipe
 
@@ -62,9 +64,13 @@ def plain_sum() -> None:
 
 def no_votes() -> None:
     """Every pixel stands for itself: no offsets are learned."""
-    from model import seeded_kernels
+    made = SeededKernels.__init__
 
-    seeded_kernels.OFFSET_SCALE = 0.0
+    def make(self: SeededKernels, config: KNetConfig) -> None:
+        made(self, config)
+        self.seed_radius = 0.0
+
+    SeededKernels.__init__ = make  # type: ignore[method-assign]
 
 
 LEARNED = {

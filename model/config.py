@@ -81,6 +81,7 @@ class KNetConfig:
     first_kernels: FirstKernels = "learned"  # "seeded": taken from the image, our extension
     num_kernels: int = 100  # thing kernels of an image; semantic: 0
     num_training_kernels: int = 100  # the same on training crops; differs only for seeded kernels
+    seed_radius: float = 4.0  # seeded kernels: of a typical object, in feature cells; where training starts from
     num_stages: int = 3  # S
     num_heads: int = 8
     ffn_channels: int = 2048
@@ -173,6 +174,7 @@ class KNetConfig:
             cells = (min(self.canvas_sizes, default=0) // self.feature_stride) ** 2
             legal = f"for seeded kernels: up to {cells}, the cells of the smallest canvas"
             yield "num_kernels", self.num_kernels <= cells or not cells, legal
+            yield "seed_radius", self.seed_radius > 0, "above 0"
         else:
             fits = self.num_training_kernels == self.num_kernels
             yield "num_training_kernels", fits, f"for learned kernels: {self.num_kernels}"

@@ -3,12 +3,16 @@
 B batch, N kernels, C channels, K classes, (h, w) the feature map.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.config import KNetConfig
 from model.kernels import Kernels, Place, assemble_group_features, filter_features
+
+REACH = 1.13  # of attention between kernels at the start, in radii of a typical object
 
 
 class AdaptiveKernelUpdate(nn.Module):
@@ -50,9 +54,12 @@ class KernelInteraction(nn.Module):
     """Multi-head attention and FFN over all kernels of an image (section 3.2, eq. 7).
 
     Kernels that hold to a place attend less to distant ones: a bias of -softplus(w) |distance|^2 a head.
+
+    Args:
+        reach: cells over which kernels that hold to a place attend to each other at the start; None: they hold to none.
     """
 
-    def __init__(self, channels: int, num_heads: int, ffn_channels: int, placed: bool) -> None:
+    def __init__(self, channels: int, num_heads: int, ffn_channels: int, reach: float | None) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.in_proj = nn.Linear(channels, 3 * channels)
@@ -62,7 +69,10 @@ class KernelInteraction(nn.Module):
             nn.Linear(channels, ffn_channels), nn.ReLU(inplace=True), nn.Linear(ffn_channels, channels)
         )
         self.ffn_norm = nn.LayerNorm(channels)
-        self.distance_weight = nn.Parameter(torch.full((num_heads,), -3.0)) if placed else None
+        self.distance_weight: nn.Parameter | None = None
+        if reach is not None:
+            # softplus of it is 1 / reach^2
+            self.distance_weight = nn.Parameter(torch.full((num_heads,), math.log(math.expm1(reach**-2))))
 
     def forward(self, kernels: Tensor, place: Place | None, active: Tensor | None) -> Tensor:
         """Kernels (B, N, C), their places, and active (B, N) bool: slots that may be attended to."""
@@ -128,10 +138,11 @@ class KernelUpdateHead(nn.Module):
         super().__init__()
         channels = config.channels
         placed = config.first_kernels == "seeded"
+        reach = REACH * config.seed_radius if placed else None
         self.is_semantic = config.kind == "semantic"
         self.feature_transform = nn.Conv2d(channels, channels, 1)
         self.adaptive_update = AdaptiveKernelUpdate(config.update_channels or channels)
-        self.interaction = KernelInteraction(channels, config.num_heads, config.ffn_channels, placed)
+        self.interaction = KernelInteraction(channels, config.num_heads, config.ffn_channels, reach)
         self.class_branch = None if self.is_semantic else Branch(channels, config.num_classes)
         self.mask_branch = Branch(channels, channels)
         self.place_update = PlaceUpdate(channels) if placed else None

@@ -19,7 +19,8 @@ from model.precision import at_least_float32
 
 # A peak below this heat is no seed: its slot is out of use.
 MIN_HEAT = 0.05
-OFFSET_SCALE = 4.0  # cells from a pixel to its vote, a unit of the convolution
+# At the start every kernel makes a disc of about `seed_radius`: its logit falls from this to 0 on the way to the rim.
+FIRST_BIAS = 1.5
 
 
 class SeededKernels(nn.Module):
@@ -30,6 +31,7 @@ class SeededKernels(nn.Module):
         channels = config.channels
         self.num_kernels = config.num_kernels
         self.num_training_kernels = config.num_training_kernels
+        self.seed_radius = config.seed_radius  # cells from a pixel to its vote, a unit of the convolution
         self.hidden = nn.Sequential(nn.Conv2d(channels, 64, 3, padding=1), nn.ReLU(inplace=True))
         self.heat = nn.Conv2d(64, 1, 1)
         nn.init.constant_(cast(Tensor, self.heat.bias), -3.0)  # few pixels are centres
@@ -39,8 +41,8 @@ class SeededKernels(nn.Module):
         self.kernel = nn.Linear(channels, channels)
         self.falloff_and_bias = nn.Linear(channels, 2)
         nn.init.zeros_(self.falloff_and_bias.weight)
-        # At the start every kernel makes a disc of radius sqrt(1.5 / 0.08) = 4 cells.
-        self.falloff_and_bias.bias.data = torch.tensor([math.log(0.08), 1.5])
+        falloff = FIRST_BIAS / config.seed_radius**2
+        self.falloff_and_bias.bias.data = torch.tensor([math.log(falloff), FIRST_BIAS])
 
     def forward(
         self, localisation: Tensor, features: Tensor, valid: Tensor | None, forced_seeds: Tensor | None
@@ -48,7 +50,7 @@ class SeededKernels(nn.Module):
         """Localisation map (B, C, h, w) -> T kernels at its seeds, and the heat logits (B, 1, h, w)."""
         hidden = self.hidden(localisation)
         heat_logits = self.heat(hidden)
-        votes = _cells(localisation) + OFFSET_SCALE * at_least_float32(self.offsets(hidden))
+        votes = _cells(localisation) + self.seed_radius * at_least_float32(self.offsets(hidden))
         heat = heat_logits.detach().float().sigmoid()
         if valid is not None:
             heat = torch.where(valid, heat, 0.0)

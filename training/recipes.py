@@ -104,12 +104,15 @@ def small_panoptic(facts: DataFacts) -> TrainConfig:
             channels=128,
             sine_encoding=False,
             first_kernels="seeded",
+            seed_radius=12.0,
             num_stages=2,
             ffn_channels=256,
             canvas_sizes=(side, side),
+            output_stride=2,
             overlap_threshold=0.5,
         ),
-        loss=SEEDED_LOSS,
+        # Most of many classes are in no image: the focal loss does not let their pixels outweigh those of the others.
+        loss=replace(SEEDED_LOSS, seg_loss="focal", stuff_mask_weight=None),
         augment=replace(_PHOTOGRAPHS, crop_size=side, copy_paste_probability=0.2),
         clip_norm=10.0,
     )

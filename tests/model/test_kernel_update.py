@@ -19,7 +19,7 @@ def make_place(batch, num_kernels):
 
 def make_interaction(placed):
     torch.manual_seed(0)
-    return KernelInteraction(16, 4, 32, placed).double().eval()
+    return KernelInteraction(16, 4, 32, reach=4.0 if placed else None).double().eval()
 
 
 def test_attention_equals_torchs():

@@ -47,14 +47,16 @@ def test_a_kernel_is_a_linear_map_of_the_feature_at_its_seed(seeded_config):
     torch.testing.assert_close(kernels.weights[0, 0], module.kernel(maps[0, :, 2, 3]))
 
 
-def test_a_new_kernel_makes_a_disc_around_its_seed(seeded_config):
+@pytest.mark.parametrize("radius", [4.3, 7.5])
+def test_a_new_kernel_makes_a_disc_around_its_seed(seeded_config, radius):
+    seeded_config = dataclasses.replace(seeded_config, seed_radius=radius)
     heat = torch.full((1, 1, 20, 20), 0.01)
     heat[0, 0, 9, 10] = 0.9
     module, maps = make_seeds(seeded_config, heat)
     y, x = torch.meshgrid(torch.arange(20), torch.arange(20), indexing="ij")
     module.kernel.bias.data.zero_()
     kernels, _ = module(torch.zeros_like(maps), maps, None, None)
-    expected = 0.08 * ((y - 9) ** 2 + (x - 10) ** 2) < 1.5
+    expected = (y - 9) ** 2 + (x - 10) ** 2 < radius**2
     assert torch.equal(kernels.hard_masks[0, 0] > 0, expected)
 
 

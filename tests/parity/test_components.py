@@ -57,7 +57,7 @@ def test_adaptive_update(arrays, official_weights, differences):
 
 
 def test_attention_and_ffn(arrays, official_weights, differences):
-    module = fill(KernelInteraction(256, 8, 2048, False), official_weights, "stages.0.interaction")
+    module = fill(KernelInteraction(256, 8, 2048, reach=None), official_weights, "stages.0.interaction")
     kernels = torch.from_numpy(arrays["ffn_in"])[:, :, 0]
     differences.compare("ffn_out", (kernels + module.ffn(kernels))[:, :, None], arrays["ffn_out"])
     module.attention_norm = module.ffn = module.ffn_norm = torch.nn.Identity()
