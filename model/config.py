@@ -11,6 +11,7 @@ Norm = Literal["group", "batch"]
 FirstKernels = Literal["learned", "seeded"]
 Normalisation = Literal["imagenet", "image"]
 Merge = Literal["official", "confident"]
+MergeAt = Literal["pixels", "cells"]
 Geometry = Literal["fit", "shortest_edge", "tile"]
 
 
@@ -87,6 +88,9 @@ class KNetConfig:
     ffn_channels: int = 2048
     update_channels: int | None = None  # of one adaptive update; kernels are split into parts of it; None: whole
     padding_in_masks: bool = False  # True: masks may reach into an image's padding, as in the paper's detection code
+    merge_at: MergeAt = (
+        "pixels"  # panoptic: where all kernels compete; "cells": nearly the same, faster (cell_merge.py)
+    )
     merge: Merge = "official"  # panoptic: every kernel competes for a pixel; "confident": those above the threshold
     mask_quality: bool = False  # scores are multiplied by the mean probability inside the mask (Mask2Former)
     fixed_stuff_score: float | None = None  # score of every stuff kernel in the merge; None: the predicted one
@@ -123,6 +127,7 @@ class KNetConfig:
             ("norm", Norm),
             ("first_kernels", FirstKernels),
             ("merge", Merge),
+            ("merge_at", MergeAt),
             ("geometry", Geometry),
         ):
             yield name, getattr(self, name) in get_args(values), ", ".join(get_args(values))
@@ -132,6 +137,8 @@ class KNetConfig:
         yield from self._kernel_rules()
         yield from self._geometry_rules()
         yield "merge", self.kind == "panoptic" or self.merge == "official", "for kind instance and semantic: official"
+        fits = self.kind == "panoptic" or self.merge_at == "pixels"
+        yield "merge_at", fits, "for kind instance and semantic: pixels"
         yield "mask_quality", self.kind != "semantic" or not self.mask_quality, "for kind semantic: False"
         for name in ("score_threshold", "overlap_threshold"):
             yield name, 0 <= getattr(self, name) <= 1, "0..1"
@@ -293,6 +300,7 @@ def knet_nuclei(categories: tuple[Category, ...]) -> KNetConfig:
         num_stages=1,
         num_heads=4,
         ffn_channels=256,
+        merge_at="cells",
         fixed_stuff_score=1.0,
         geometry="tile",
         canvas_sizes=(256, 320, 384, 448, 512),

@@ -5,10 +5,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from model.cell_merge import merge_cells
 from model.config import KNetConfig
 from model.inputs import network_inputs
 from model.knet import KNet, KNetOutput, enlarge, valid_cells
-from model.merge import merge
+from model.merge import Candidates, Merged, make_candidates, merge
 from model.precision import at_least_float32
 
 
@@ -50,22 +51,53 @@ class PanopticModel(nn.Module):
         pixels, valid = network_inputs(config, image, valid_size, pixel_mean, pixel_std)
         output = self.network(pixels, valid)
         class_index, score, is_stuff = classify(config, output)
-        mask_probs = output.mask_logits[-1].float().sigmoid()
+        candidates = make_candidates(score, is_stuff, score_threshold, config.merge)
+        if config.merge_at == "cells":
+            merged = self._merge_cells(output, candidates, overlap_threshold, valid_size, height, width)
+        else:
+            merged = self._merge_pixels(output, candidates, overlap_threshold, valid_size, height, width)
+        return PanopticOutput(merged.id_map, merged.segment_id, class_index.to(torch.int32), score, merged.area)
+
+    def _merge_pixels(
+        self,
+        output: KNetOutput,
+        candidates: Candidates,
+        overlap_threshold: Tensor,
+        valid_size: Tensor,
+        height: int,
+        width: int,
+    ) -> Merged:
+        """All kernels compete at each pixel of the map."""
+        config = self.network.config
         s, mask_stride = config.output_stride, config.mask_stride
         valid_masks = None
-        if valid is not None:
+        if not config.padding_in_masks:
             valid_masks = valid_cells(valid_size, height // mask_stride, width // mask_stride, mask_stride)
+        mask_probs = output.mask_logits[-1].float().sigmoid()
         mask_probs = enlarge(mask_probs, mask_stride // s, valid_masks, outside=0.0)
-        merged = merge(
-            mask_probs,
-            score,
-            is_stuff,
-            score_threshold,
+        return merge(mask_probs, candidates, overlap_threshold, valid_cells(valid_size, height // s, width // s, s))
+
+    def _merge_cells(
+        self,
+        output: KNetOutput,
+        candidates: Candidates,
+        overlap_threshold: Tensor,
+        valid_size: Tensor,
+        height: int,
+        width: int,
+    ) -> Merged:
+        """All kernels compete in the cells of the feature map, the winners around a pixel there."""
+        config = self.network.config
+        s, stride = config.output_stride, config.feature_stride
+        return merge_cells(
+            output.feature_mask_logits.float(),
+            candidates,
             overlap_threshold,
+            stride // s,
+            valid_cells(valid_size, height // stride, width // stride, stride),
             valid_cells(valid_size, height // s, width // s, s),
-            config.merge,
+            interpolate_logits=config.mask_upsample > 1,
         )
-        return PanopticOutput(merged.id_map, merged.segment_id, class_index.to(torch.int32), score, merged.area)
 
 
 def classify(config: KNetConfig, output: KNetOutput) -> tuple[Tensor, Tensor, Tensor]:

@@ -107,6 +107,7 @@ def small_panoptic(facts: DataFacts) -> TrainConfig:
             seed_radius=12.0,
             num_stages=2,
             ffn_channels=256,
+            merge_at="cells",
             canvas_sizes=(side, side),
             output_stride=2,
             overlap_threshold=0.5,

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.merge import merge
+from model.merge import make_candidates, merge
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "merge_discs.npz"
 
@@ -45,12 +45,14 @@ def check(probs, scores, is_stuff, score_thresholds, overlap_thresholds, valid=N
     probs, scores = np.asarray(probs, np.float32), np.asarray(scores, np.float32)
     merged = merge(
         torch.from_numpy(probs),
-        torch.from_numpy(scores),
-        torch.tensor(is_stuff),
-        torch.tensor(score_thresholds, dtype=torch.float32),
+        make_candidates(
+            torch.from_numpy(scores),
+            torch.tensor(is_stuff),
+            torch.tensor(score_thresholds, dtype=torch.float32),
+            rule,
+        ),
         torch.tensor(overlap_thresholds, dtype=torch.float32),
         None if valid is None else torch.from_numpy(valid)[:, None],
-        rule,
     )
     assert merged.id_map.dtype == merged.segment_id.dtype == merged.area.dtype == torch.int32
     for i in range(len(probs)):
@@ -185,7 +187,7 @@ def test_merge_of_153_discs_is_the_official_one(score, overlap, num_segments):
     class_index = torch.cat((thing_class, torch.arange(80, 133)))
     is_stuff = torch.arange(n) >= 100
 
-    merged = merge(probs, scores, is_stuff, torch.tensor([score]), torch.tensor([overlap]))
+    merged = merge(probs, make_candidates(scores, is_stuff, torch.tensor([score]), "official"), torch.tensor([overlap]))
     value = torch.full((num_segments + 1,), 133)
     for kernel, segment in enumerate(merged.segment_id[0].tolist()):
         if segment:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from export.official_names import expected_tensors
 from model.kernel_update import AdaptiveKernelUpdate, KernelInteraction
-from model.merge import merge
+from model.merge import make_candidates, merge
 from model.neck import sine_encoding
 from model.official import OFFICIAL
 from training import losses
@@ -118,7 +118,7 @@ def test_merge_of_153_discs(arrays, differences, tools):
     for name in arrays:
         if thresholds := re.fullmatch(r"merge_pan_thr([\d.]+)_ov([\d.]+)", name):
             score, overlap = (torch.tensor([float(value)], dtype=torch.float64) for value in thresholds.groups())
-            merged = merge(probs, scores[None], torch.arange(n) >= 100, score, overlap)
+            merged = merge(probs, make_candidates(scores[None], torch.arange(n) >= 100, score, "official"), overlap)
             ours = tools.official_map(merged.id_map[0], merged.segment_id[0], class_index)
             differences.compare(name, ours, arrays[name])
     differences.require()

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 from model.instance import best_instances, instance_scores
 from model.knet import enlarge
-from model.merge import merge
+from model.merge import make_candidates, merge
 from model.panoptic import classify
 from model.served import make_served
 from service import rle
@@ -81,8 +81,8 @@ def panoptic_arrays(config, output, arrays, tools) -> dict:
     probs = enlarged(output)
 
     def official_map(probs, score_threshold: float, overlap_threshold: float) -> np.ndarray:
-        thresholds = (torch.tensor([value], dtype=torch.float64) for value in (score_threshold, overlap_threshold))
-        merged = merge(probs, score, is_stuff, *thresholds, rule=config.merge)
+        least, overlap = (torch.tensor([value], dtype=torch.float64) for value in (score_threshold, overlap_threshold))
+        merged = merge(probs, make_candidates(score, is_stuff, least, config.merge), overlap)
         return tools.official_map(merged.id_map[0], merged.segment_id[0], class_index[0])
 
     result = {
