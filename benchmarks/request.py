@@ -24,7 +24,8 @@ from service.image import decode
 from service.instances import Instances
 from service.segmenter import Segmenter
 from service.segments import Segmentation
-from service.session import OnnxSession, available_cpus
+from service.session import available_cpus
+from service.variants import choose_variant, open_session
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -67,7 +68,7 @@ def main() -> None:
 
     folder = arguments.artifact
     metadata = artifact.load(folder)
-    segmenter = Segmenter(metadata, OnnxSession(folder / metadata.variants[0].file, threads=arguments.threads))
+    segmenter = Segmenter(metadata, open_session(folder, choose_variant(metadata), threads=arguments.threads))
     table = Table("image", "size", "segments", "decode", "geometry + engine + join", "RLE", title=processor())
     results = []
     for path in sorted(path for path in arguments.images.iterdir() if path.suffix in (".png", ".jpg")):

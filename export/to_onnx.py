@@ -1,9 +1,10 @@
 """Checkpoint -> ONNX graph with normalisation and merge inside, in the form that every engine takes."""
 
+import ast
 import logging
 import warnings
+from collections import Counter
 from collections.abc import Iterable
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from export.deformable import lowest_opset
 from export.errors import ExportError
+from export.tensorrt_graph import for_tensorrt
 from model.config import KNetConfig
 from model.panoptic import PanopticModel
 from model.served import ServedModel
@@ -22,6 +24,7 @@ OPSET = 18  # 19 with the operator for deformable convolution
 FORBIDDEN = frozenset({"Loop", "If", "Scan", "NonZero", "Sort", "Unique", "NonMaxSuppression"})
 MAX_BATCH = 64
 MAX_SIDE = 4096
+_SCOPES = "pkg.torch.onnx.name_scopes"  # the exporter's note of modules
 
 
 @torch.no_grad()
@@ -41,10 +44,14 @@ def check_canvas(config: KNetConfig) -> None:
         raise ValueError(f"canvas_sizes are {config.canvas_sizes}; legal: sides of up to {MAX_SIDE} pixels")
 
 
-def export_onnx(model: ServedModel, path: Path) -> onnx.ModelProto:
-    """Write the graph of a model whose weights are rounded (`round_weights`).
+def make_graph(model: ServedModel, *, fixed_size: bool = False) -> onnx.ModelProto:
+    """The graph of a model, in fp32.
 
-    Batch, height and width are dynamic; height and width multiples of the network's size multiple.
+    Args:
+        model: what is served. Its weights are rounded (`round_weights`) where the graph is to be stored as fp16.
+        fixed_size: height and width are those of the canvas, which geometry `fit` alone has one of. Otherwise they are
+            dynamic: multiples of the network's size multiple, from the smallest canvas to `MAX_SIDE`. The batch always
+            is, up to `MAX_BATCH`.
 
     Raises:
         ExportError: the graph holds an operator that engines do not take.
@@ -53,7 +60,14 @@ def export_onnx(model: ServedModel, path: Path) -> onnx.ModelProto:
     multiple = config.size_multiple
     # The largest canvas, but not square, so that height and width stay apart, and of two cells of the coarsest level.
     side = max(2 * multiple, min(-(-max(config.canvas_sizes) // multiple) * multiple, MAX_SIDE - multiple))
-    inputs = example_inputs(model, batch=2, size=(side, side + multiple))
+    size = (side, side + multiple)
+    if fixed_size:
+        if config.geometry != "fit":
+            raise ValueError(
+                f"fixed_size is for geometry fit, not {config.geometry}: choose one canvas, as HEIGHTxWIDTH"
+            )
+        size = (config.canvas_sizes[0], config.canvas_sizes[1])
+    inputs = example_inputs(model, batch=2, size=size)
     batch = torch.export.Dim("batch", min=1, max=MAX_BATCH)
     smallest = 2  # the exporter takes a length of 1 for a constant
     if config.geometry != "shortest_edge":
@@ -61,7 +75,8 @@ def export_onnx(model: ServedModel, path: Path) -> onnx.ModelProto:
     rows = torch.export.Dim("rows", min=smallest, max=MAX_SIDE // multiple)
     columns = torch.export.Dim("columns", min=smallest, max=MAX_SIDE // multiple)
     dynamic = {name: {0: batch} for name in inputs}
-    dynamic["image"] = {0: batch, 1: multiple * rows, 2: multiple * columns}
+    if not fixed_size:
+        dynamic["image"] = {0: batch, 1: multiple * rows, 2: multiple * columns}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
@@ -78,10 +93,10 @@ def export_onnx(model: ServedModel, path: Path) -> onnx.ModelProto:
         )
     assert program is not None  # with dynamo=True
     graph = program.model_proto
+    _name_blocks(graph.graph)
     _strip(graph)
-    _store_as_fp16(graph.graph)
+    graph = for_tensorrt(graph)
     _check(graph)
-    onnx.save(graph, path)
     return graph
 
 
@@ -99,6 +114,19 @@ def example_inputs(model: ServedModel, *, batch: int, size: tuple[int, int]) -> 
     return inputs
 
 
+def _name_blocks(graph: onnx.GraphProto) -> None:
+    """Name nodes by the module that they are of, so that a profile reads `stages/0/interaction/...`."""
+    numbers: Counter[str] = Counter()
+    for node in graph.node:
+        scopes = [entry.value for entry in node.metadata_props if entry.key == _SCOPES]
+        # Names of the modules around the operation, each with its parents', and of the operation.
+        *modules, operation = ast.literal_eval(scopes[0]) if scopes else ["", node.op_type]
+        block = modules[-1].removeprefix("network.").replace(".", "/") if modules else ""
+        name = f"{block or 'model'}/{operation}"
+        numbers[name] += 1
+        node.name = name if numbers[name] == 1 else f"{name}.{numbers[name]}"
+
+
 def _strip(model: onnx.ModelProto) -> None:
     """Drop the exporter's notes, which hold paths and stack traces of the machine that exported."""
     graph = model.graph
@@ -106,8 +134,11 @@ def _strip(model: onnx.ModelProto) -> None:
         del part.metadata_props[:]
 
 
-def _store_as_fp16(graph: onnx.GraphProto) -> None:
-    """Keep rounded weights as fp16 with a Cast behind them; runtimes fold it when they load the graph."""
+def store_as_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy with rounded weights as fp16 and a Cast behind them, which runtimes fold when they load the graph."""
+    halved = onnx.ModelProto()
+    halved.CopyFrom(model)
+    graph = halved.graph
     casts = []
     for initializer in graph.initializer:
         if initializer.data_type != onnx.TensorProto.FLOAT or len(initializer.dims) < 2:
@@ -128,6 +159,7 @@ def _store_as_fp16(graph: onnx.GraphProto) -> None:
     kept = [value for value in graph.value_info if value.name not in renamed]
     del graph.value_info[:]
     graph.value_info.extend(kept)
+    return halved
 
 
 def _check(graph: onnx.ModelProto) -> None:

@@ -64,11 +64,11 @@ class Comparison:
         )
 
 
-def compare(reference: Segmenter, candidate: Segmenter, images: Iterable[NDArray[np.uint8]]) -> Comparison:
-    """Run both over images (H, W, 3) and count where they differ."""
+def compare(answers: Iterable[Result], candidate: Segmenter, images: Iterable[NDArray[np.uint8]]) -> Comparison:
+    """Run the candidate over images (H, W, 3) and count where it differs from the reference's answers to them."""
     total = Comparison()
-    for image in images:
-        total = total + compare_answers(reference.segment(image), candidate.segment(image))
+    for answer, image in zip(answers, images, strict=True):
+        total = total + compare_answers(answer, candidate.segment(image))
     return total
 
 

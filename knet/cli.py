@@ -1,6 +1,5 @@
 """The `knet` command. Heavy imports are inside the subcommand that needs them."""
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +10,9 @@ import typer
 Split = Literal["train", "val"]
 Deformable = Literal["operator", "grid_sample"]
 Merge = Literal["official", "confident"]
+MergeAt = Literal["pixels", "cells"]
 Accelerator = Literal["auto", "cpu", "cuda"]
+Target = Literal["jetson", "arm64", "intel", "browser"]
 
 app = typer.Typer(
     help="K-Net image segmentation: train, evaluate, export, serve.",
@@ -169,7 +170,10 @@ def evaluate(
     ] = None,
     url: Annotated[str | None, typer.Option(help="Score the answers of this server.")] = None,
     api_key: Annotated[str | None, typer.Option(envvar="KNET_API_KEY", help="Key of that server.")] = None,
-    variant: Annotated[str | None, typer.Option(help="File of the artifact's graph. Default: the first.")] = None,
+    variant: Annotated[
+        str | None,
+        typer.Option(help="The artifact's variant, such as openvino-bf16. Default: the first that runs here."),
+    ] = None,
     max_images: Annotated[int | None, typer.Option(min=1, help="At most so many, evenly spaced.")] = None,
     out: Annotated[
         Path | None, typer.Option(dir_okay=False, help="Write all scores there, each image's too, as JSON.")
@@ -200,16 +204,58 @@ def evaluate(
 def export(
     checkpoint: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="Folder of a checkpoint.")],
     out: Annotated[Path, typer.Option(file_okay=False, help="REPOSITORY/NAME/VERSION; must not exist.")],
+    format_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--format",
+            help="Engine to make variants for: onnx, openvino, tensorrt; may be given several times. "
+            "Default: onnx and openvino.",
+        ),
+    ] = None,
+    precision: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Precision of the variants: fp32, bf16 (openvino), fp16 (onnx, tensorrt), int8; may be given several "
+            "times. Default: fp32, with openvino also bf16, with tensorrt also fp16."
+        ),
+    ] = None,
     images: Annotated[
-        Path, typer.Option(exists=True, help="Real images, a file or a folder, to verify the graph on.")
+        Path, typer.Option(exists=True, help="Real images, a file or a folder, to compare with PyTorch on.")
     ] = Path("examples"),
-    deformable: Annotated[
-        Deformable,
-        typer.Option(help="Deformable convolutions as the ONNX operator, or by sampling, for engines without it."),
-    ] = "operator",
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True,
+            help="Annotated data of the model: int8 is calibrated on its training images, and lower precisions are "
+            "judged by what they lose on its validation images.",
+        ),
+    ] = None,
+    description: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="What the data's folders and numbers mean.")
+    ] = None,
+    max_images: Annotated[int | None, typer.Option(min=1, help="At most so many validation images.")] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Write variants outside their limits too, marked in artifact.json.")
+    ] = False,
+    canvas: Annotated[
+        str | None,
+        typer.Option(
+            help="HEIGHTxWIDTH that every image is fitted to, such as 800x1216; or sides of tiles, such as 256,384."
+        ),
+    ] = None,
+    fixed_size: Annotated[
+        bool, typer.Option("--fixed-size", help="Make the canvas' height and width constants of the graph.")
+    ] = False,
+    half_storage: Annotated[
+        bool, typer.Option("--half-storage", help="Round weights to fp16 on disk: half the size of model.onnx.")
+    ] = False,
     merge: Annotated[
         Merge | None,
         typer.Option(help="Every kernel competes for a pixel (official), or only those above the score threshold."),
+    ] = None,
+    merge_at: Annotated[
+        MergeAt | None,
+        typer.Option(help="Kernels compete at every pixel (exact), or in the cells of the feature map (faster)."),
     ] = None,
     mask_quality: Annotated[
         bool | None,
@@ -217,36 +263,91 @@ def export(
             "--mask-quality/--no-mask-quality", help="Multiply scores by the mean probability inside the mask."
         ),
     ] = None,
-    canvas: Annotated[
-        str | None, typer.Option(help="HEIGHTxWIDTH that every image is fitted to, such as 800x1216.")
+    deformable: Annotated[
+        Deformable,
+        typer.Option(help="Deformable convolutions as the ONNX operator, or by sampling, for engines without it."),
+    ] = "operator",
+    workspace_gb: Annotated[float, typer.Option(help="TensorRT: most memory for any one layer.")] = 4.0,
+    hardware_compatible: Annotated[
+        bool, typer.Option("--hardware-compatible", help="TensorRT: an engine for all GPUs from Ampere on; slower.")
+    ] = False,
+    timing_cache: Annotated[
+        Path | None, typer.Option(dir_okay=False, help="TensorRT: file of measured kernels, read and added to.")
     ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="TensorRT: build no engine, print the command lines of NVIDIA's tools that build it."
+        ),
+    ] = False,
     data_name: Annotated[str | None, typer.Option(help="What it was trained on, for artifact.json.")] = None,
     licence: Annotated[str | None, typer.Option(help="Licence of the weights, for artifact.json.")] = None,
 ) -> None:
-    """Make an artifact that servers run: an ONNX graph with everything inside, checked against PyTorch.
+    """Make an artifact that servers run: ONNX graphs with everything inside, each variant compared with PyTorch.
 
-    Refuses to finish when ONNX Runtime does not answer as PyTorch does on the images.
+    A variant that differs by more than its precision may is not written: fp32 must agree on pixels and scores, bf16
+    and fp16 may lose 0.3 points of PQ (mask AP, mIoU), int8 1.0. docs/export.md has the details.
+    """
+    with _explained("export"):
+        from export.command import Wishes, export
+
+        export(
+            checkpoint,
+            out,
+            Wishes(
+                formats=tuple(format_ or ()),
+                precisions=tuple(precision or ()),
+                images=images,
+                data=data,
+                description=description,
+                max_images=max_images,
+                force=force,
+                canvas=canvas,
+                fixed_size=fixed_size,
+                half_storage=half_storage,
+                changes={"merge": merge, "merge_at": merge_at, "mask_quality": mask_quality},
+                deformable=deformable,
+                workspace_gb=workspace_gb,
+                hardware_compatible=hardware_compatible,
+                timing_cache=timing_cache,
+                dry_run=dry_run,
+                data_name=data_name,
+                licence=licence,
+            ),
+        )
+
+
+@app.command()
+def bundle(
+    artifact: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="REPOSITORY/NAME/VERSION.")],
+    target: Annotated[Target, typer.Option(help="The kind of device.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            dir_okay=False,
+            help="The archive: .zip for browser, else .tar.gz; must not exist. Default: NAME-VERSION-TARGET, here.",
+        ),
+    ] = None,
+    variant: Annotated[
+        str | None, typer.Option(help="The artifact's variant, such as onnxruntime-int8. Default: the target's best.")
+    ] = None,
+    onnxruntime_web: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True, file_okay=False, help="Unpacked npm package onnxruntime-web, of which browser takes files."
+        ),
+    ] = None,
+) -> None:
+    """Make an archive that segments images on a device: the graph, a runner that needs few packages, a README.
+
+    The runner needs numpy, Pillow and the runtime: ONNX Runtime, or OpenVINO on Intel. For browsers it is a page.
     """
     with _explained("export"):
         from rich.console import Console
 
-        from export.artifact import export_artifact, images_below
+        from export.bundle import make_bundle
 
-        given = {"data": data_name, "licence": licence, "checkpoint": checkpoint.name}
-        provenance = {name: value for name, value in given.items() if value is not None}
-        changes: dict[str, Any] = {"merge": merge, "mask_quality": mask_quality}
-        if canvas is not None:
-            changes |= {"geometry": "fit", "canvas_sizes": _canvas(canvas), "tile_overlap": 0}
-        export_artifact(
-            checkpoint,
-            out,
-            images_below(images),
-            provenance=provenance,
-            console=Console(),
-            deformable=deformable,
-            changes=changes,
-        )
-        typer.echo(f"wrote {out}")
+        make_bundle(artifact, target, out, variant=variant, onnxruntime_web=onnxruntime_web, console=Console())
 
 
 @app.command("import")
@@ -315,14 +416,6 @@ def convert(
         from training.data.convert import convert as convert_data
 
         convert_data(source, out, description)
-
-
-def _canvas(text: str) -> tuple[int, int]:
-    """Height and width of HEIGHTxWIDTH."""
-    sides = re.fullmatch(r"([0-9]{1,6})x([0-9]{1,6})", text)
-    if sides is None:
-        raise ValueError(f"--canvas is {text!r}; legal: HEIGHTxWIDTH, such as 800x1216")
-    return int(sides[1]), int(sides[2])
 
 
 @contextmanager

@@ -12,10 +12,10 @@ from knet.client import KNetClient
 from knet.served_predictor import served_predictor
 from model.checkpoint import CONFIG
 from model.checkpoint import load as load_checkpoint
-from service.artifact import FILE_NAME, ArtifactMetadata, Variant
+from service.artifact import FILE_NAME
 from service.artifact import load as load_artifact
 from service.segmenter import Segmenter
-from service.session import OnnxSession
+from service.variants import choose_variant, open_session
 from training.checkpoints import LAST
 from training.data.index import DataIndex, Split, evenly_spaced
 from training.data.open import open_data
@@ -33,7 +33,7 @@ class Wishes:
 
     url: str | None = None  # of a running server whose answers are scored
     api_key: str | None = None
-    variant: str | None = None  # file of the artifact's graph; None: the first that can be run here
+    variant: str | None = None  # name of the artifact's variant; None: the first that can be run here
     max_images: int | None = None  # no more than so many, evenly spaced
     out: Path | None = None  # JSON file of all scores
     num_worst: int = 0
@@ -95,21 +95,10 @@ def local_segmenter(folder: Path, variant: str | None = None) -> Segmenter:
         return segmenter_of(load_checkpoint(folder))
     if (folder / FILE_NAME).is_file():
         metadata = load_artifact(folder)
-        return Segmenter(metadata, OnnxSession(folder / _choose_variant(metadata, variant).file))
+        return Segmenter(metadata, open_session(folder, choose_variant(metadata, variant)))
     last = folder / LAST
     hint = f"; the run in it has not been scored yet: name {last}" if (last / CONFIG).is_file() else ""
     raise ValueError(f"{folder} is neither a checkpoint (no {CONFIG}) nor an artifact (no {FILE_NAME}){hint}")
-
-
-def _choose_variant(metadata: ArtifactMetadata, name: str | None) -> Variant:
-    """The variant with this file, or the first; of those that ONNX Runtime runs."""
-    runnable = [variant for variant in metadata.variants if variant.runtime.lower().startswith("onnx")]
-    for variant in runnable:
-        if name in (None, variant.file):
-            return variant
-    asked = "no variant that runs here" if name is None else f"no variant {name!r} that runs here"
-    there = ", ".join(f"{v.file} ({v.runtime}, {v.precision})" for v in metadata.variants)
-    raise ValueError(f"{metadata.name} has {asked}; it has {there}, and ONNX Runtime is what runs here")
 
 
 @contextmanager

@@ -31,6 +31,7 @@ class PanopticModel(nn.Module):
     def __init__(self, network: KNet) -> None:
         super().__init__()
         self.network = network
+        self.merge = PanopticMerge(network.config)
 
     def forward(
         self,
@@ -52,52 +53,52 @@ class PanopticModel(nn.Module):
         output = self.network(pixels, valid)
         class_index, score, is_stuff = classify(config, output)
         candidates = make_candidates(score, is_stuff, score_threshold, config.merge)
-        if config.merge_at == "cells":
-            merged = self._merge_cells(output, candidates, overlap_threshold, valid_size, height, width)
-        else:
-            merged = self._merge_pixels(output, candidates, overlap_threshold, valid_size, height, width)
+        merged = self.merge(output, candidates, overlap_threshold, valid_size, (height, width))
         return PanopticOutput(merged.id_map, merged.segment_id, class_index.to(torch.int32), score, merged.area)
 
-    def _merge_pixels(
-        self,
-        output: KNetOutput,
-        candidates: Candidates,
-        overlap_threshold: Tensor,
-        valid_size: Tensor,
-        height: int,
-        width: int,
-    ) -> Merged:
-        """All kernels compete at each pixel of the map."""
-        config = self.network.config
-        s, mask_stride = config.output_stride, config.mask_stride
-        valid_masks = None
-        if not config.padding_in_masks:
-            valid_masks = valid_cells(valid_size, height // mask_stride, width // mask_stride, mask_stride)
-        mask_probs = output.mask_logits[-1].float().sigmoid()
-        mask_probs = enlarge(mask_probs, mask_stride // s, valid_masks, outside=0.0)
-        return merge(mask_probs, candidates, overlap_threshold, valid_cells(valid_size, height // s, width // s, s))
 
-    def _merge_cells(
+class PanopticMerge(nn.Module):
+    """The merge where the config wants it; a module, so that it has a name in the graph."""
+
+    def __init__(self, config: KNetConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    def forward(
         self,
         output: KNetOutput,
         candidates: Candidates,
         overlap_threshold: Tensor,
         valid_size: Tensor,
-        height: int,
-        width: int,
+        size: tuple[int, int],
     ) -> Merged:
-        """All kernels compete in the cells of the feature map, the winners around a pixel there."""
-        config = self.network.config
-        s, stride = config.output_stride, config.feature_stride
-        return merge_cells(
-            output.feature_mask_logits.float(),
-            candidates,
-            overlap_threshold,
-            stride // s,
-            valid_cells(valid_size, height // stride, width // stride, stride),
-            valid_cells(valid_size, height // s, width // s, s),
-            interpolate_logits=config.mask_upsample > 1,
-        )
+        """Masks of the last stage -> id-map.
+
+        Args:
+            overlap_threshold: (B,).
+            valid_size: (B, 2), height and width of the content in pixels.
+            size: of the images.
+        """
+        config = self.config
+        s = config.output_stride
+
+        def content(stride: int) -> Tensor:
+            return valid_cells(valid_size, size[0] // stride, size[1] // stride, stride)
+
+        if config.merge_at == "cells":
+            return merge_cells(
+                output.feature_mask_logits.float(),
+                candidates,
+                overlap_threshold,
+                config.feature_stride // s,
+                content(config.feature_stride),
+                content(s),
+                interpolate_logits=config.mask_upsample > 1,
+            )
+        mask_probs = output.mask_logits[-1].float().sigmoid()
+        valid = None if config.padding_in_masks else content(config.mask_stride)
+        mask_probs = enlarge(mask_probs, config.mask_stride // s, valid, outside=0.0)
+        return merge(mask_probs, candidates, overlap_threshold, content(s))
 
 
 def classify(config: KNetConfig, output: KNetOutput) -> tuple[Tensor, Tensor, Tensor]:
@@ -109,7 +110,9 @@ def classify(config: KNetConfig, output: KNetOutput) -> tuple[Tensor, Tensor, Te
 
     thing_score, thing_class = things[:, :, : config.num_things].max(dim=2)
     if config.fixed_stuff_score is None:
-        stuff_score = stuff[:, :, config.num_things :].diagonal(dim1=1, dim2=2)
+        # The diagonal, by a product with constants: TensorRT takes no other.
+        own = torch.eye(config.num_stuff, dtype=probs.dtype, device=probs.device)
+        stuff_score = (stuff[:, :, config.num_things :] * own).sum(dim=2)
     else:
         stuff_score = torch.full_like(stuff[:, :, 0], config.fixed_stuff_score)
     stuff_class = torch.arange(config.num_things, config.num_classes, device=probs.device)

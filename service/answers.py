@@ -1,9 +1,11 @@
 """One result, asked for in one way: task, categories, format; and its bytes."""
 
+from __future__ import annotations
+
 import base64
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,10 +14,13 @@ from service import rle
 from service.artifact import ArtifactMetadata
 from service.errors import InvalidParameterError
 from service.instances import Instances, Result, select_instances
-from service.overlay import draw_overlay, panoptic_png, png
-from service.schemas import Format, SegmentQuery, Task
+from service.overlay import draw_overlay, panoptic_png
+from service.pixels import png
 from service.segmenter import find_thresholds
 from service.segments import Segment, join_by_class, select
+
+if TYPE_CHECKING:  # answers are made without pydantic, too
+    from service.schemas import Format, SegmentQuery, Task
 
 _SCORE_DECIMALS = 6
 

@@ -17,7 +17,7 @@ from pydantic import (
 
 from service.errors import ArtifactError
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 FILE_NAME = "artifact.json"
 
 Merge = Literal["official", "confident"]
@@ -114,13 +114,23 @@ class Thresholds(_Frozen):
 
 
 class Variant(_Frozen):
-    """One graph file: what runs it, its digest, and its agreement with the network it came from."""
+    """One way to run the artifact: a graph file, what runs it, and its agreement with the network it came from.
 
-    runtime: str
-    precision: str
+    Variants may share a file that runtimes compute in different precisions.
+    """
+
+    runtime: str  # "onnxruntime", "openvino", "tensorrt"
+    precision: str  # that is computed in: "fp32", "fp16", "bf16", "int8"
     file: str
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
-    accuracy: dict[str, float] = {}
+    accuracy: dict[str, float] = {}  # against PyTorch with the same weights
+    outside_limits: bool = False  # its accuracy is not within the limits of its precision; written as that was forced
+    needs: dict[str, JsonValue] = {}  # of the machine: a TensorRT engine's GPU, version, profiles
+
+    @property
+    def name(self) -> str:
+        """What people call it: `openvino-bf16`."""
+        return f"{self.runtime}-{self.precision}"
 
     @field_validator("file")
     @classmethod
@@ -140,7 +150,7 @@ class ArtifactMetadata(_Frozen):
     ("confident"), and whether scores are multiplied by the mean probability inside the mask.
     """
 
-    schema_version: Literal[1, 2] = 2
+    schema_version: Literal[1, 2, 3] = 3
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     version: str = Field(pattern=r"^[0-9]+$")
     kind: Literal["panoptic", "instance", "semantic"]

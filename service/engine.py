@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.artifact import ArtifactMetadata
+from service.artifact import ArtifactMetadata, Variant
 from service.engine_worker import WorkerConfig, read_arrays, serve, write_arrays
 from service.errors import EngineDownError, ServiceError
 from service.geometry import common_sizes
@@ -35,12 +35,19 @@ class Engine:
     """
 
     def __init__(
-        self, metadata: ArtifactMetadata, graph: Path, *, threads: int | None = None, timeout_s: float = 120.0
+        self,
+        metadata: ArtifactMetadata,
+        folder: Path,
+        variant: Variant,
+        *,
+        threads: int | None = None,
+        timeout_s: float = 120.0,
     ) -> None:
         self.label = f"{metadata.name}/{metadata.version}"
         self.state = "is starting"
         self._metadata = metadata
-        self._graph = graph
+        self._folder = folder
+        self._variant = variant
         self._threads = threads
         self._timeout_s = timeout_s
         self._request_bytes, self._result_bytes = _capacity(metadata)
@@ -131,7 +138,8 @@ class Engine:
         """Start a process, wait until it has loaded the graph, warm it up."""
         begin = time.perf_counter()
         config = WorkerConfig(
-            graph=str(self._graph),
+            folder=str(self._folder),
+            variant=self._variant,
             threads=self._threads,
             memory_name=self._memory.name,
             request_bytes=self._request_bytes,

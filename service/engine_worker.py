@@ -13,12 +13,14 @@ from dataclasses import dataclass
 from multiprocessing import parent_process
 from multiprocessing.connection import Connection
 from multiprocessing.shared_memory import SharedMemory
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.session import OnnxSession
+from service.artifact import Variant
+from service.variants import open_session
 
 _ALIGNMENT = 64
 
@@ -27,7 +29,8 @@ _ALIGNMENT = 64
 class WorkerConfig:
     """What an engine process must know: its graph, its threads, and its block of shared memory."""
 
-    graph: str
+    folder: str
+    variant: Variant
     threads: int | None
     memory_name: str
     request_bytes: int
@@ -40,7 +43,7 @@ def serve(connection: Connection, config: WorkerConfig) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     memory = SharedMemory(name=config.memory_name)
     try:
-        session = OnnxSession(config.graph, threads=config.threads)
+        session = open_session(Path(config.folder), config.variant, threads=config.threads)
     except Exception as error:
         _send(connection, {"error": str(error)})
         return

@@ -9,11 +9,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from service.artifact import Geometry, round_up
+from service.pixels import resize_image
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,8 +155,7 @@ def scale_image(image: NDArray[np.uint8], plan: Plan) -> NDArray[np.uint8]:
     if (height, width) == plan.image_size:
         return image
     shrinks = height * width < plan.image_size[0] * plan.image_size[1]
-    method = cv2.INTER_AREA if shrinks and plan.shrinks_by_area else cv2.INTER_LINEAR
-    return np.asarray(cv2.resize(image, (width, height), interpolation=method), np.uint8)
+    return resize_image(image, plan.scaled_size, by_area=shrinks and plan.shrinks_by_area)
 
 
 def draw_canvases(scaled: NDArray[np.uint8], plan: Plan, tiles: Sequence[Tile]) -> NDArray[np.uint8]:

@@ -9,12 +9,12 @@ are taken when they lie in 0..65535, floats when they lie in 0..1.
 import io
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
 from service.errors import ImageTooLargeError, RequestError, UndecodableImageError, UnsupportedImageError
+from service.pixels import decode_16_bits
 
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP")
 _MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"BM")  # and WebP's RIFF
@@ -95,19 +95,19 @@ def _wide_gray_to_rgb(samples: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 def _wide_colour_to_rgb(image: Image.Image, data: bytes) -> NDArray[np.uint8]:
-    """16-bit colour through OpenCV; Pillow has decoded the same bytes before, so they are whole."""
-    decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    if decoded is None or decoded.dtype != np.uint16:
+    """16-bit colour, which Pillow does not keep; it has decoded the same bytes before, so they are whole."""
+    decoded = decode_16_bits(data)
+    if decoded is None:
         raise UndecodableImageError("16-bit colour of this kind is not supported; save it as PNG")
     if decoded.ndim == 2:
         colour = np.repeat(decoded[..., None], 3, axis=2)
     else:
-        colour = decoded[..., 2::-1]
+        colour = decoded[..., :3]
         if decoded.shape[2] == 4:
             alpha = decoded[..., 3:].astype(np.uint32)
             colour = ((colour * alpha + 32767) // 65535).astype(np.uint16)
     rgb = _scale_depth(colour)
-    # OpenCV turns TIFFs by itself, and Pillow has forgotten the tag of those that it has turned.
+    # TIFFs have been turned, and Pillow has forgotten the tag of those that it has turned.
     return rgb if image.format == "TIFF" else _upright(rgb, image)
 
 

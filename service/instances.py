@@ -11,12 +11,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from service import rle
 from service.geometry import Plan
+from service.pixels import resize_map
 from service.segments import Segment, Segmentation
 
 _STRIP_PIXELS = 2**20
@@ -130,10 +130,8 @@ def _make_mask(logits: NDArray[np.float32], plan: Plan, mask_upsample: int) -> _
 
 
 def _resize(array: NDArray[np.float32], rows: int, columns: int) -> NDArray[np.float32]:
-    """Bilinear, without regard to corners: as torch does with align_corners=False."""
-    if array.shape == (rows, columns):
-        return array
-    return np.asarray(cv2.resize(array, (columns, rows), interpolation=cv2.INTER_LINEAR), np.float32)
+    """Bilinear; the same array where nothing changes."""
+    return array if array.shape == (rows, columns) else resize_map(array, (rows, columns))
 
 
 def _find_runs(probs: NDArray[np.float32], begin: int, end: int, height: int) -> NDArray[np.int64]:

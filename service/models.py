@@ -35,7 +35,11 @@ class Model:
     def __init__(self, stored: StoredArtifact, settings: Settings) -> None:
         self.metadata = stored.metadata
         self.engine = Engine(
-            stored.metadata, stored.graph, threads=settings.engine_threads, timeout_s=settings.engine_timeout_s
+            stored.metadata,
+            stored.folder,
+            stored.variant,
+            threads=settings.engine_threads,
+            timeout_s=settings.engine_timeout_s,
         )
         self.threads = Threads(_FEEDING_THREADS, f"feed {self.engine.label}")
 

@@ -2,12 +2,12 @@
 
 import colorsys
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from service.artifact import ArtifactMetadata
 from service.instances import Instances, Result, stack
+from service.pixels import blend, png
 
 _THING_OPACITY, _STUFF_OPACITY, _CONTOUR_OPACITY = 0.4, 0.2, 0.9
 _STUFF_ALONE_OPACITY = 0.45  # where it is all there is to see
@@ -47,7 +47,7 @@ def paint(
     weight = opacity[id_map]
     np.copyto(weight, _CONTOUR_OPACITY, where=_contours(id_map) & is_thing[id_map])
     tint = np.take(colours, id_map, axis=0)
-    return np.asarray(cv2.blendLinear(image, tint, 1 - weight, weight), np.uint8)
+    return blend(image, tint, weight)
 
 
 def distinct_colour(number: int) -> tuple[int, ...]:
@@ -60,12 +60,6 @@ def panoptic_png(id_map: NDArray[np.int32]) -> bytes:
     """COCO panoptic PNG of an id-map (H, W): id = R + 256 G + 65536 B."""
     little_endian = np.ascontiguousarray(id_map, "<i4").view(np.uint8)
     return png(little_endian.reshape(*id_map.shape, 4)[..., :3])
-
-
-def png(image: NDArray[np.uint8]) -> bytes:
-    """PNG file of an RGB image (H, W, 3)."""
-    _, encoded = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-    return encoded.tobytes()
 
 
 def _contours(id_map: NDArray[np.int32]) -> NDArray[np.bool_]:

@@ -4,16 +4,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from service import artifact
-from service.artifact import ArtifactMetadata
+from service.artifact import ArtifactMetadata, Variant
 from service.errors import ArtifactError
+from service.variants import choose_variant
 
 
 @dataclass(frozen=True, kw_only=True)
 class StoredArtifact:
-    """An artifact found in the repository, its files checked; `graph` is the variant that this server runs."""
+    """An artifact found in the repository, its files checked; `variant` is what this server runs of it."""
 
     metadata: ArtifactMetadata
-    graph: Path
+    folder: Path
+    variant: Variant
 
 
 def scan(folder: Path) -> list[StoredArtifact]:
@@ -31,7 +33,4 @@ def _read(folder: Path) -> StoredArtifact:
     if named != (metadata.name, metadata.version):
         raise ArtifactError(f"{folder} holds {metadata.name}/{metadata.version}; the folders must have these names")
     artifact.verify_files(folder, metadata)
-    for variant in metadata.variants:
-        if variant.runtime.lower().startswith("onnx"):
-            return StoredArtifact(metadata=metadata, graph=folder / variant.file)
-    raise ArtifactError(f"{folder} has no variant for ONNX Runtime, only {[v.runtime for v in metadata.variants]}")
+    return StoredArtifact(metadata=metadata, folder=folder, variant=choose_variant(metadata))

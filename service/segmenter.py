@@ -7,7 +7,6 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,6 +15,7 @@ from service.errors import InvalidParameterError
 from service.geometry import Plan, Tile, cells_to_image, draw_canvases, make_plan, scale_image
 from service.instances import Result, read_instances
 from service.join import TileResult, join_tiles
+from service.pixels import mean_and_std
 from service.segments import SEMANTIC_SCORE, from_id_map
 from service.session import Arrays, Session
 
@@ -138,9 +138,9 @@ def find_thresholds(
 
 
 def image_statistics(image: NDArray[np.uint8]) -> dict[str, float]:
-    """Mean and population standard deviation over all samples (H, W, 3) together; sums are exact."""
-    mean, std = cv2.meanStdDev(image.reshape(image.shape[0], -1))
-    return {"pixel_mean": float(mean[0, 0]), "pixel_std": float(std[0, 0])}
+    """Mean and population standard deviation over all samples (H, W, 3) together, as the graph's inputs."""
+    mean, std = mean_and_std(image)
+    return {"pixel_mean": mean, "pixel_std": std}
 
 
 def _graph_inputs(

@@ -1,7 +1,7 @@
 """A loaded graph behind one small interface, whatever the runtime."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from service.errors import ArtifactError
 
 Arrays = Mapping[str, NDArray[Any]]
+Provider = str | tuple[str, dict[str, str]]  # of ONNX Runtime: name, or name and options
+CPU_PROVIDER = "CPUExecutionProvider"
 
 
 class Session(Protocol):
@@ -21,9 +23,11 @@ class Session(Protocol):
 
 
 class OnnxSession:
-    """ONNX Runtime on the CPU, in this process; inputs that the graph does not have are left out."""
+    """ONNX Runtime in this process, on the CPU unless other providers come first; unknown inputs are left out."""
 
-    def __init__(self, path: Path | str, *, threads: int | None = None) -> None:
+    def __init__(
+        self, path: Path | str, *, threads: int | None = None, providers: Sequence[Provider] = (CPU_PROVIDER,)
+    ) -> None:
         import onnxruntime  # type: ignore[import-untyped]  # here, as the HTTP process needs only the Protocol
 
         options = onnxruntime.SessionOptions()
@@ -32,7 +36,7 @@ class OnnxSession:
         # Spinning threads slow down whatever runs beside them: decoding, encoding, other replicas.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
-            self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            self._session = onnxruntime.InferenceSession(str(path), options, providers=list(providers))
         except Exception as error:  # ONNX Runtime's errors share no base but Exception
             raise ArtifactError(f"ONNX Runtime cannot load {path}: {error}") from error
         self._input_names = [value.name for value in self._session.get_inputs()]

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from model.config import Category
-from service.overlay import distinct_colour, paint, png
+from service.overlay import distinct_colour, paint
+from service.pixels import png
 
 Picture = NDArray[np.uint8]  # (H, W, 3) RGB
 

@@ -7,6 +7,7 @@ from rich.console import Console
 
 from export.artifact import export_artifact, images_below
 from export.fold import fold_batch_norms
+from export.options import ExportOptions
 from export.to_onnx import round_weights
 from model.checkpoint import save
 from model.knet import KNet
@@ -39,7 +40,14 @@ def exported(tmp_path_factory, learned_config, seeded_config, instance_config, s
         checkpoint = tmp_path_factory.mktemp(name)
         save(network, checkpoint)
         folder = tmp_path_factory.mktemp("repository") / name / "1"
-        export_artifact(checkpoint, folder, images_below(IMAGES), provenance={"data": "none"}, console=Console())
+        export_artifact(
+            checkpoint,
+            folder,
+            images_below(IMAGES),
+            provenance={"data": "none"},
+            console=Console(),
+            options=ExportOptions(formats=("onnx",), precisions=("fp32",), half_storage=True),
+        )
         fold_batch_norms(network)
         round_weights(network)
         artifacts[name] = Exported(network, checkpoint, folder)

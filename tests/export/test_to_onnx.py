@@ -7,9 +7,11 @@ import pytest
 import torch
 from rich.console import Console
 
-from export.artifact import GRAPH, export_artifact, images_below
+from export.artifact import export_artifact, images_below
 from export.errors import ExportError
+from export.options import ExportOptions
 from export.to_onnx import FORBIDDEN, round_weights
+from export.variants import GRAPH
 from model.knet import KNet
 from model.served import ServedModel, make_served
 from service import artifact
@@ -112,15 +114,14 @@ def test_existing_version_is_not_overwritten(one):
 def test_graph_that_answers_otherwise_is_refused_and_leaves_nothing_behind(one, tmp_path, monkeypatch):
     """A real fault: the graph of another network, whose masks are turned around."""
 
-    def export_other(model: ServedModel, path: Path) -> onnx.ModelProto:
+    def make_other(model: ServedModel, *, fixed_size: bool) -> onnx.ModelProto:
         graph = onnx.load(one.folder / GRAPH)
         for node in graph.graph.node:
             if node.op_type == "Sigmoid":
                 node.op_type = "Neg"
-        onnx.save(graph, path)
         return graph
 
-    monkeypatch.setattr("export.artifact.export_onnx", export_other)
+    monkeypatch.setattr("export.artifact.make_graph", make_other)
     with pytest.raises(ExportError, match="does not answer as PyTorch does"):
         export_artifact(one.checkpoint, tmp_path / "m" / "1", images_below(IMAGES), provenance={}, console=Console())
     assert list((tmp_path / "m").iterdir()) == []
@@ -143,6 +144,7 @@ def test_how_it_is_served_may_be_changed_when_it_is_exported(exported, tmp_path)
         images_below(IMAGES),
         provenance={},
         console=Console(),
+        options=ExportOptions(formats=("onnx",), precisions=("fp32",), half_storage=True),
         changes=changes,
     )
     assert (metadata.merge, metadata.mask_quality, metadata.geometry.size) == ("confident", True, (96, 128))

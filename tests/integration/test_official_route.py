@@ -10,7 +10,9 @@ import torch
 from rich.console import Console
 from typer.testing import CliRunner
 
-from export.artifact import GRAPH, export_artifact, images_below
+from export.artifact import export_artifact, images_below
+from export.options import ExportOptions
+from export.variants import GRAPH
 from knet.cli import app
 from knet.client import KNetClient
 from service import rle
@@ -53,7 +55,7 @@ def repository(request, official_weights, parity_folder, tmp_path):
         images_below(images),
         provenance={},
         console=Console(),
-        deformable=deformable,
+        options=ExportOptions(formats=("onnx",), precisions=("fp32",), deformable=deformable),
     )
     return tmp_path / "repository"
 

@@ -104,7 +104,7 @@ def test_a_file_that_is_no_official_checkpoint_is_told_in_one_line(invoke, tmp_p
 
 
 @pytest.mark.parametrize(
-    "canvas", ["800", "800x", "axb", "-32x32", "٣٢x٣٢", "800x1200", "0x32", "64x4128", "999968x32"]
+    "canvas", ["801", "64,", "800x", "axb", "-32x32", "٣٢x٣٢", "800x1200", "0x32", "64x4128", "999968x32"]
 )
 def test_a_canvas_is_a_height_and_a_width(invoke, tmp_path, learned_config, canvas):
     save(KNet(learned_config), tmp_path / "checkpoint")

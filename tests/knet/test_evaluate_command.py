@@ -211,17 +211,20 @@ def test_the_worst_images_are_drawn(invoke, repository, panoptic_data, tmp_path)
     assert "--worst and --pictures go together" in alone.stderr
 
 
-def test_a_variant_is_chosen_by_its_file(invoke, tiny, panoptic_data, tmp_path):
+def test_a_variant_is_chosen_by_its_name(invoke, tiny, panoptic_data, tmp_path):
     metadata = tiny.write_artifact(tmp_path)
     folder = tmp_path / "tiny" / "1"
     plan = Variant(runtime="tensorrt", precision="fp16", file="model.engine", sha256="0" * 64)
     save_artifact(metadata.model_copy(update={"variants": (plan, *metadata.variants)}), folder)
-    for options in ((), ("--variant", "model.onnx")):
+    for options in ((), ("--variant", "onnxruntime-fp32")):
         assert invoke(folder, "--data", panoptic_data, *options).exit_code == 0
-    for name in ("model.engine", "other.onnx"):
+    for name, reason in (
+        ("tensorrt-fp16", "tiny/1 cannot run here: tensorrt-fp16: "),
+        ("other", "tiny/1 has no variant 'other'; legal: tensorrt-fp16, onnxruntime-fp32"),
+    ):
         result = invoke(folder, "--data", panoptic_data, "--variant", name)
         assert result.exit_code == 1
-        assert f"no variant '{name}' that runs here; it has model.engine (tensorrt, fp16), model.onnx" in result.stderr
+        assert reason in result.stderr
 
 
 def test_what_does_not_fit_is_told_in_one_line(invoke, tiny, repository, panoptic_data, semantic_data, tmp_path):

@@ -31,8 +31,8 @@ def test_what_is_saved_is_loaded(metadata, folder):
 
 
 def test_a_newer_schema_is_refused_with_the_way_out(folder):
-    change(folder, schema_version=3, something_new=1)
-    with pytest.raises(ArtifactError, match="schema_version 3; this release reads up to 2"):
+    change(folder, schema_version=4, something_new=1)
+    with pytest.raises(ArtifactError, match="schema_version 4; this release reads up to 3"):
         artifact.load(folder)
 
 
@@ -172,5 +172,5 @@ def test_an_artifact_in_a_folder_of_another_name_is_refused(folder):
 def test_an_artifact_without_a_graph_for_this_server_is_refused(folder, metadata):
     variant = metadata.variants[0].model_dump() | {"runtime": "tensorrt"}
     change(folder, variants=[variant])
-    with pytest.raises(ArtifactError, match="ONNX Runtime"):
+    with pytest.raises(ArtifactError, match="cannot run here: tensorrt-fp32: "):
         scan(folder.parent.parent)

@@ -19,7 +19,7 @@ def start_engine(tiny, tmp_path):
 
     def start(*, timeout_s: float = 60.0, **options) -> Engine:
         metadata = tiny.write_artifact(tmp_path, **options)
-        engine = Engine(metadata, tmp_path / "tiny" / "1" / "model.onnx", threads=1, timeout_s=timeout_s)
+        engine = Engine(metadata, tmp_path / "tiny" / "1", metadata.variants[0], threads=1, timeout_s=timeout_s)
         engine.start()
         engines.append(engine)
         return engine
@@ -131,9 +131,9 @@ def test_failure_of_one_run_leaves_the_process_alive(start_engine, tiny):
 
 def test_graph_that_cannot_be_loaded_is_told(start_engine, tiny, tmp_path):
     metadata = tiny.write_artifact(tmp_path / "bad")
-    path = tmp_path / "bad" / "tiny" / "1" / "model.onnx"
-    path.write_bytes(b"not a graph")
-    engine = Engine(metadata, path)
+    folder = tmp_path / "bad" / "tiny" / "1"
+    (folder / "model.onnx").write_bytes(b"not a graph")
+    engine = Engine(metadata, folder, metadata.variants[0])
     engine.start()
     try:
         wait_until(lambda: "cannot load" in engine.state)
@@ -153,7 +153,7 @@ def test_request_larger_than_the_shared_memory_is_refused(start_engine):
 
 def test_closed_engine_leaves_no_process(start_engine, tiny, tmp_path):
     metadata = tiny.write_artifact(tmp_path / "other")
-    engine = Engine(metadata, tmp_path / "other" / "tiny" / "1" / "model.onnx")
+    engine = Engine(metadata, tmp_path / "other" / "tiny" / "1", metadata.variants[0])
     engine.start()
     wait_until(lambda: engine.is_ready)
     pid = engine.pid

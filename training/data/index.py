@@ -9,7 +9,7 @@ network looks at the things alone, a semantic one at the class of each pixel. A 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from model.config import Category, Kind
 
 Split = Literal["train", "val"]
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,8 +83,8 @@ class DataIndex:
     notes: tuple[str, ...] = ()  # what was assumed or left out, for the report
 
 
-def evenly_spaced(records: Sequence[Record], count: int | None) -> tuple[Record, ...]:
-    """At most `count` of the records, always the same ones, from the first to the last; None: all."""
+def evenly_spaced(records: Sequence[Item], count: int | None) -> tuple[Item, ...]:
+    """At most `count` of a list, always the same ones, from the first to the last; None: all."""
     if count is None or count >= len(records):
         return tuple(records)
     return tuple(records[place] for place in np.linspace(0, len(records) - 1, count).round().astype(int))

@@ -1,0 +1,53 @@
+"""A graph in OpenVINO, in this process."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.errors import ArtifactError
+from service.session import Arrays, available_cpus
+
+_HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "bf16"}  # of what is not quantised in the graph
+
+
+class OpenVinoSession:
+    """OpenVINO on the CPU; inputs that the graph does not have are left out.
+
+    Args:
+        path: ONNX file, or `.xml` of an IR with its `.bin` beside it.
+        precision: "fp32", "bf16" (fp32 on processors without it), or "int8": what the graph quantises in int8 and the
+            rest in bf16.
+        threads: None: the CPUs that may be used.
+
+    Raises:
+        ArtifactError: OpenVINO cannot load the graph.
+    """
+
+    def __init__(self, path: Path | str, *, precision: str, threads: int | None = None) -> None:
+        import openvino  # type: ignore[import-untyped]  # here, as the HTTP process needs only the Protocol
+
+        try:
+            core = openvino.Core()
+            self._model = core.compile_model(
+                str(path),
+                "CPU",
+                {
+                    "INFERENCE_PRECISION_HINT": _HINTS[precision],
+                    "PERFORMANCE_HINT": "LATENCY",
+                    "INFERENCE_NUM_THREADS": threads or available_cpus(),
+                },
+            )
+        except RuntimeError as error:
+            raise ArtifactError(f"OpenVINO cannot load {path}: {error}") from error
+        self._input_names = [value.any_name for value in self._model.inputs]
+        # An output may have the name of the value that it is a cast of beside its own.
+        self._output_names = [value.names for value in self._model.outputs]
+        self._request = self._model.create_infer_request()
+
+    def run(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
+        """Run the graph once; one run at a time."""
+        given = {name: np.ascontiguousarray(inputs[name]) for name in self._input_names}
+        outputs = self._request.infer(given, share_inputs=True)
+        return {name: outputs[i].copy() for i, names in enumerate(self._output_names) for name in names}
