@@ -53,6 +53,12 @@ def categories() -> tuple[Category, ...]:
 
 
 @pytest.fixture(scope="session")
+def tiny(load_module) -> ModuleType:
+    """Writes tiny artifacts."""
+    return load_module(Path(__file__).with_name("service") / "tiny_artifact.py")
+
+
+@pytest.fixture(scope="session")
 def tiny_networks(load_module) -> ModuleType:
     """The forms of K-Net, tiny."""
     return load_module(Path(__file__).with_name("tiny_networks.py"))

@@ -33,11 +33,6 @@ NOT_OF_A_DEVICE = {"cv2", "pydantic", "fastapi", "orjson", "httpx", "typer", "to
 SHRINKS = Geometry(mode="fit", size=(64, 96))
 
 
-@pytest.fixture(scope="module")
-def tiny(load_module):
-    return load_module(TESTS / "service" / "tiny_artifact.py")
-
-
 @pytest.fixture
 def panoptic(tiny, tmp_path) -> Path:
     tiny.write_artifact(tmp_path)

@@ -44,11 +44,6 @@ PAGE = """<!doctype html><script type="module">
 
 
 @pytest.fixture(scope="module")
-def tiny(load_module):
-    return load_module(TESTS / "service" / "tiny_artifact.py")
-
-
-@pytest.fixture(scope="module")
 def chromium() -> str:
     for name in ("chromium", "chromium-browser", "google-chrome"):
         if path := shutil.which(name):

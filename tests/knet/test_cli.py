@@ -144,3 +144,18 @@ def test_the_module_is_the_command():
     done = subprocess.run([sys.executable, "-m", "knet", "--help"], capture_output=True, text=True, check=True)
     assert "segment" in done.stdout
     assert "serve" in done.stdout
+
+
+def test_bundle_writes_an_archive_and_tells_what_cannot_be_bundled(invoke, tiny, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tiny.write_artifact(tmp_path / "repository")
+    model = tmp_path / "repository" / "tiny" / "1"
+    result = invoke("bundle", model, "--target", "arm64")
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "tiny-1-arm64.tar.gz").stat().st_size > 1000
+    again = invoke("bundle", model, "--target", "arm64")
+    assert again.exit_code == 1
+    assert "exists" in again.stderr
+    unknown = invoke("bundle", model, "--target", "arm64", "--variant", "abacus-fp32", "--out", tmp_path / "b.tar.gz")
+    assert unknown.exit_code == 1
+    assert "onnxruntime-fp32" in unknown.stderr

@@ -20,7 +20,6 @@ from service.artifact import save as save_artifact
 from service.server import background
 from service.settings import Settings
 
-TINY = Path(__file__).parents[1] / "service" / "tiny_artifact.py"
 # Ids other than the tiny artifacts' own; their order is another, too.
 CATEGORIES = [
     {"id": 1, "name": "nucleus", "isthing": 1},
@@ -29,11 +28,6 @@ CATEGORIES = [
 ]
 ID = {entry["name"]: entry["id"] for entry in CATEGORIES}
 LARGE = (100, 150)  # more than one tile
-
-
-@pytest.fixture(scope="module")
-def tiny(load_module):
-    return load_module(TINY)
 
 
 @pytest.fixture(scope="module")

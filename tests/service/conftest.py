@@ -1,7 +1,6 @@
 import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
 
 import httpx
 import numpy as np
@@ -10,12 +9,6 @@ from PIL import Image
 
 from service.server import background
 from service.settings import Settings
-
-
-@pytest.fixture(scope="session")
-def tiny(load_module) -> ModuleType:
-    """Writes tiny artifacts."""
-    return load_module(Path(__file__).with_name("tiny_artifact.py"))
 
 
 @pytest.fixture(scope="session")
