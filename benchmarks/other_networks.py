@@ -123,7 +123,11 @@ def make_network(network: Network, *, attention: str = "sdpa") -> "nn.Module":
         num_labels=NUM_CLASSES,
         attn_implementation=attention,
     )
-    return Queries(EomtForUniversalSegmentation(config)).eval()
+    eomt = EomtForUniversalSegmentation(config).eval()
+    # Mask attention is over at the end of its training: a constant, which export does not have to ask for.
+    del eomt.attn_mask_probs
+    eomt.attn_mask_probs = (0.0,) * num_blocks
+    return Queries(eomt).eval()
 
 
 def count(started: float, network: Network) -> Iterator[Figures]:
