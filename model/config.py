@@ -295,7 +295,7 @@ def knet_nuclei(categories: tuple[Category, ...]) -> KNetConfig:
         norm="batch",
         sine_encoding=False,
         first_kernels="seeded",
-        num_kernels=400,
+        num_kernels=300,
         num_training_kernels=100,
         num_stages=1,
         num_heads=4,

@@ -30,8 +30,9 @@ class OpenVinoSession:
 
         try:
             core = openvino.Core()
+            graph = core.read_model(str(path))
             self._model = core.compile_model(
-                str(path),
+                graph,
                 "CPU",
                 {
                     "INFERENCE_PRECISION_HINT": _HINTS[precision],
@@ -42,12 +43,12 @@ class OpenVinoSession:
         except RuntimeError as error:
             raise ArtifactError(f"OpenVINO cannot load {path}: {error}") from error
         self._input_names = [value.any_name for value in self._model.inputs]
-        # An output may have the name of the value that it is a cast of beside its own.
-        self._output_names = [value.names for value in self._model.outputs]
+        # Of the graph as it was read: compiled, an output has the names of what it is computed from, too.
+        self._output_names = [value.any_name for value in graph.outputs]
         self._request = self._model.create_infer_request()
 
     def run(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
         """Run the graph once; one run at a time."""
         given = {name: np.ascontiguousarray(inputs[name]) for name in self._input_names}
         outputs = self._request.infer(given, share_inputs=True)
-        return {name: outputs[i].copy() for i, names in enumerate(self._output_names) for name in names}
+        return {name: outputs[i].copy() for i, name in enumerate(self._output_names)}

@@ -45,6 +45,7 @@ def test_openvino_answers_as_onnxruntime(metadata, tmp_path, precision):
     assert isinstance(expected, OnnxSession)
     assert isinstance(ours, OpenVinoSession)
     outputs = ours.run(inputs)
+    assert list(outputs) == list(expected.run(inputs))
     for name, value in expected.run(inputs).items():
         # bf16 rounds the scores, which are constants of this graph.
         np.testing.assert_allclose(outputs[name], value, atol=2e-3, err_msg=name)
