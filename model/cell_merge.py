@@ -86,9 +86,9 @@ def _owners_of_pixels(
 
 def _corners(height: int, width: int, device: torch.device) -> Tensor:
     """(4, (h + 1) (w + 1)): flat index of each quad's cells: upper left, upper right, lower left, lower right."""
-    rows, columns = torch.arange(height + 1, device=device), torch.arange(width + 1, device=device)
-    above, below = (rows - 1).clamp(min=0), rows.clamp(max=height - 1)
-    left, right = (columns - 1).clamp(min=0), columns.clamp(max=width - 1)
+    rows, columns = torch.arange(height, device=device), torch.arange(width, device=device)
+    above, below = torch.cat((rows[:1], rows)), torch.cat((rows, rows[-1:]))
+    left, right = torch.cat((columns[:1], columns)), torch.cat((columns, columns[-1:]))
     return torch.stack([(y[:, None] * width + x).flatten() for y in (above, below) for x in (left, right)])
 
 

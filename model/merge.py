@@ -79,7 +79,7 @@ def number_segments(candidates: Candidates, area: Tensor, mask_area: Tensor, ove
         overlap_threshold: (B,).
     """
     # Both as float32 and divided, so that 3 of 5 pixels pass a threshold of 0.6 as they do in the official code.
-    share = area.float() / mask_area.clamp(min=1).float()
+    share = area.float() / mask_area.float().clamp(min=1.0)
     keep = candidates.passes & (area > 0) & (mask_area > 0) & (share >= overlap_threshold[:, None])
     scores = candidates.scores
     index = torch.arange(scores.shape[1], device=scores.device)

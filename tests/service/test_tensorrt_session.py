@@ -47,6 +47,7 @@ def test_a_machine_without_the_library_takes_the_next_variant(tiny, tmp_path, mo
     # A server that another test started may have set up the project's loggers, and turned off those that it found.
     logger = logging.getLogger("knet.variants")
     monkeypatch.setattr(logger, "disabled", False)
+    caplog.set_level(logging.WARNING, logger=logger.name)
     logger.addHandler(caplog.handler)
     try:
         assert choose_variant(both) == metadata.variants[0]
