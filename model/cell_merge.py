@@ -66,10 +66,10 @@ def _owners_of_pixels(
     batch, _, height, width = values.shape
     corner = _corners(height, width, winner.device)  # (4, Q), the cells of each quad
     quads = corner.shape[1]
-    rivals = winner.flatten(1)[:, corner.flatten()].reshape(batch, 4, quads)
+    rivals = winner.flatten(1).index_select(1, corner.flatten()).reshape(batch, 4, quads)
     place = rivals[:, :, None] * (height * width) + corner  # (B, rival, cell, Q)
     around = values.flatten(1).gather(1, place.flatten(1)).reshape(batch, 4, 4, quads)
-    known = valid.flatten(1)[:, corner.flatten()].reshape(batch, 1, 4, quads).to(values.dtype)
+    known = valid.flatten(1).index_select(1, corner.flatten()).reshape(batch, 1, 4, quads).to(values.dtype)
 
     shares = _shares(factor).to(values)  # (f f, 4)
     here = shares @ (around * known)  # (B, rival, f f, Q)
