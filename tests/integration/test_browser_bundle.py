@@ -26,7 +26,7 @@ from service.artifact import Geometry
 from service.image import decode
 from service.segmenter import Segmenter
 from service.segments import Segmentation
-from service.variants import open_session
+from service.variants import choose_variant, open_session
 
 ROOT = Path(__file__).resolve().parents[2]
 TESTS = ROOT / "tests"
@@ -140,7 +140,7 @@ def serving(handler: Callable[..., Handler]) -> Iterator[str]:
 def check(answer: dict, folder: Path, image: np.ndarray, *, differing: float = 0.0) -> None:
     """The page's answer against the server's path; `differing`: the share of pixels that may."""
     metadata = artifact.load(folder)
-    result = Segmenter(metadata, open_session(folder, metadata.variants[0])).segment(image)
+    result = Segmenter(metadata, open_session(folder, choose_variant(metadata, "onnxruntime-fp32"))).segment(image)
     assert isinstance(result, Segmentation)
     assert (answer["height"], answer["width"]) == image.shape[:2] == tuple(answer["scaled_size"])
     assert answer["isolated"]
