@@ -9,13 +9,20 @@ from starlette.middleware import Middleware
 
 from service import problems, routes
 from service.context import Context
+from service.engine_worker import Opener
 from service.middleware import ApiKeys, BodyLimit, RequestContext
+from service.model_control import control
 from service.settings import Settings
+from service.variants import open_session
 
 
-def create_app(settings: Settings) -> FastAPI:
-    """The application; its engines start with it. Raises ArtifactError when the repository is no good."""
-    context = Context(settings)
+def create_app(settings: Settings, *, opener: Opener = open_session) -> FastAPI:
+    """The application; its engines start with it, and load graphs with `opener`, a function of a module.
+
+    Raises:
+        ArtifactError: the repository is no good.
+    """
+    context = Context(settings, opener)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -41,6 +48,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.context = context
     problems.install(app)
     app.include_router(routes.segment)
+    app.include_router(control)
     app.include_router(routes.models)
     app.include_router(routes.root)
     return app

@@ -249,13 +249,18 @@ def save(metadata: ArtifactMetadata, folder: Path | str) -> None:
 def verify_files(folder: Path | str, metadata: ArtifactMetadata) -> None:
     """Raise ArtifactError unless every variant's file is there with the digest that the metadata names."""
     for variant in metadata.variants:
-        path = Path(folder) / variant.file
-        try:
-            digest = file_sha256(path)
-        except OSError as error:
-            raise ArtifactError(f"cannot read {path}: {error.strerror}") from error
-        if digest != variant.sha256:
-            raise ArtifactError(f"{path} has sha256 {digest}, but {FILE_NAME} says {variant.sha256}")
+        verify_file(folder, variant)
+
+
+def verify_file(folder: Path | str, variant: Variant) -> None:
+    """Raise ArtifactError unless a variant's file is there with the digest that the metadata names."""
+    path = Path(folder) / variant.file
+    try:
+        digest = file_sha256(path)
+    except OSError as error:
+        raise ArtifactError(f"cannot read {path}: {error.strerror}") from error
+    if digest != variant.sha256:
+        raise ArtifactError(f"{path} has sha256 {digest}, but {FILE_NAME} says {variant.sha256}")
 
 
 def file_sha256(path: Path) -> str:

@@ -5,16 +5,21 @@ ServiceError
 ├── RequestError             the client can mend it
 │   ├── MalformedRequestError     400  the body or a header cannot be read
 │   ├── UnauthorizedError         401  no key, or a wrong one
+│   ├── ForbiddenError            403  a known key that may not do this
 │   ├── NotFoundError             404  no such model, version or page
+│   ├── ConflictError             409  not as things stand
 │   ├── BodyTooLargeError         413  more bytes than the limit
 │   ├── ImageTooLargeError        413  more pixels than the limit
 │   ├── UnsupportedBodyError      415  a content type that carries no image
 │   ├── UnsupportedImageError     415  not one of the image formats taken
 │   ├── UndecodableImageError     422  of a format taken, but truncated, damaged or of an unknown sample type
-│   └── InvalidParameterError     422  a query parameter is unknown or out of its range
+│   ├── InvalidParameterError     422  a query parameter is unknown or out of its range
+│   └── ClientLeftError           499  nobody waits for the answer (for the log alone)
 └── UnavailableError              503  try again later
-    ├── QueueFullError                 more requests wait than allowed
-    └── EngineDownError                the engine process is starting or has ended
+    ├── QueueFullError                 more requests wait than allowed, or the deadline is too close for the queue
+    ├── EngineDownError                the engine process is starting or has ended
+    ├── DrainingError                  the server is about to stop
+    └── DeadlineError             504  no answer within the request's time
 
 `status`, `type` and `title` make the problem object (RFC 9457); `service.problems` maps them to a response.
 """
@@ -60,12 +65,28 @@ class UnauthorizedError(RequestError):
     title = "API key missing or unknown"
 
 
+class ForbiddenError(RequestError):
+    """A known key that may not do this."""
+
+    status = 403
+    type = "forbidden"
+    title = "Not allowed"
+
+
 class NotFoundError(RequestError):
     """No such model, version or page."""
 
     status = 404
     type = "not-found"
     title = "Not found"
+
+
+class ConflictError(RequestError):
+    """Not as things stand."""
+
+    status = 409
+    type = "conflict"
+    title = "Conflict"
 
 
 class BodyTooLargeError(RequestError):
@@ -138,3 +159,26 @@ class EngineDownError(UnavailableError):
     type = "engine-down"
     title = "Model not ready"
     retry_after = 5
+
+
+class DrainingError(UnavailableError):
+    """The server is about to stop and takes nothing new."""
+
+    type = "draining"
+    title = "Server stopping"
+
+
+class DeadlineError(UnavailableError):
+    """No answer within the request's time."""
+
+    status = 504
+    type = "deadline-passed"
+    title = "Deadline passed"
+
+
+class ClientLeftError(RequestError):
+    """The client has gone; nobody reads this."""
+
+    status = 499
+    type = "client-left"
+    title = "Client left"

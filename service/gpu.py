@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,14 +27,26 @@ def is_installed(module: str) -> bool:
         return False
 
 
-def find_gpu() -> Gpu | None:
-    """The GPU that engines run on; None without one, its driver or cuda-python."""
+def count_gpus() -> int:
+    """GPUs that this process may use; 0 without one, its driver or cuda-python."""
     if not is_installed("cuda.bindings.runtime"):
-        return None
+        return 0
     runtime = load_cuda()
     status, count = runtime.cudaGetDeviceCount()
-    if status != runtime.cudaError_t.cudaSuccess or not count:
+    return int(count) if status == runtime.cudaError_t.cudaSuccess else 0
+
+
+def visible_name(number: int) -> str:
+    """What CUDA_VISIBLE_DEVICES has to be for a process to see one GPU of those that this one sees."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return str(number) if visible is None else visible.split(",")[number].strip()
+
+
+def find_gpu() -> Gpu | None:
+    """The GPU that engines run on; None without one, its driver or cuda-python."""
+    if not count_gpus():
         return None
+    runtime = load_cuda()
     status, properties = runtime.cudaGetDeviceProperties(DEVICE)
     if status != runtime.cudaError_t.cudaSuccess:
         return None

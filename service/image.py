@@ -33,9 +33,7 @@ def decode(data: bytes, *, max_pixels: int = 100_000_000) -> NDArray[np.uint8]:
     """
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            width, height = image.size
-            if width * height > max_pixels:
-                raise ImageTooLargeError(f"the image has {width} x {height} pixels; the limit is {max_pixels:,} in all")
+            _check_size(image.size, max_pixels)
             image.load()
             pixels = _to_rgb(image, data)
     except RequestError:
@@ -43,6 +41,24 @@ def decode(data: bytes, *, max_pixels: int = 100_000_000) -> NDArray[np.uint8]:
     except Exception as error:  # on damaged files Pillow raises nearly anything, struct.error and KeyError included
         raise _explain(data, error) from error
     return np.require(pixels, requirements=["C_CONTIGUOUS", "WRITEABLE"])
+
+
+def read_size(data: bytes, *, max_pixels: int = 100_000_000) -> tuple[int, int]:
+    """Width and height in the header of an image file, before its orientation; raises what `decode` does."""
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            _check_size(image.size, max_pixels)
+            return image.size
+    except RequestError:
+        raise
+    except Exception as error:
+        raise _explain(data, error) from error
+
+
+def _check_size(size: tuple[int, int], max_pixels: int) -> None:
+    width, height = size
+    if width * height > max_pixels:
+        raise ImageTooLargeError(f"the image has {width} x {height} pixels; the limit is {max_pixels:,} in all")
 
 
 def _explain(data: bytes, error: Exception) -> RequestError:

@@ -1,9 +1,7 @@
 """One request's images through decode, engine and encode, beside the event loop and with bounds on what waits."""
 
-import asyncio
+import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,12 +11,13 @@ from numpy.typing import NDArray
 from service import answers, image
 from service.answers import Wish
 from service.artifact import ArtifactMetadata
-from service.errors import QueueFullError
+from service.budget import Budget
 from service.instances import Result
-from service.models import Model
+from service.model import Model
 from service.session import available_cpus
 from service.settings import Settings
 from service.threads import Threads
+from service.ticket import Ticket
 
 
 @dataclass(frozen=True)
@@ -30,48 +29,40 @@ class Payload:
 
 
 class Pipeline:
-    """The steps of all requests; `settings.max_queue` images at most wait or run at once."""
+    """The steps of all requests; images that are decoded at once have at most `settings.max_inflight_pixels`."""
 
     def __init__(self, settings: Settings) -> None:
-        self.threads = Threads(available_cpus(), "codec")
+        self.threads = Threads(available_cpus(), "codec")  # what is not one model's affair
         self._max_pixels = settings.max_pixels
-        self._max_queue = settings.max_queue
-        self._num_images = 0
-        # Decoded images are large: as many as keep the threads and one engine busy, and no more.
-        self._decoded = asyncio.Semaphore(available_cpus() + 2)
+        self._pixels = Budget(settings.max_inflight_pixels)
+        # More threads than processors would only take turns: the first image is answered first.
+        self._processors = threading.BoundedSemaphore(available_cpus())
 
-    @contextmanager
-    def places(self, count: int) -> Iterator[None]:
-        """Places for the images of one request; raises QueueFullError when there are too few."""
-        if self._num_images + count > self._max_queue:
-            raise QueueFullError(
-                f"{self._num_images} images wait already, this server's limit is {self._max_queue}; try again soon"
-            )
-        self._num_images += count
-        try:
-            yield
-        finally:
-            self._num_images -= count
-
-    async def answer(self, data: bytes, model: Model, wish: Wish) -> Payload:
-        """Answer for one image file."""
+    async def answer(self, data: bytes, model: Model, wish: Wish, ticket: Ticket) -> Payload:
+        """Answer for one image file; raises ServiceError."""
         begin = time.perf_counter()
-        async with self._decoded:
-            admitted = time.perf_counter()
-            pixels = await self.threads.run(image.decode, data, max_pixels=self._max_pixels)
-            decoded = time.perf_counter()
-            result, timings = await model.threads.run(
-                model.segment,
-                pixels,
-                score_threshold=wish.score_threshold,
-                overlap_threshold=wish.overlap_threshold,
+        return await model.threads.run(self._answer, data, model, wish, ticket, begin)
+
+    def _answer(self, data: bytes, model: Model, wish: Wish, ticket: Ticket, begin: float) -> Payload:
+        ticket.check()
+        width, height = image.read_size(data, max_pixels=self._max_pixels)
+        with self._pixels.hold(width * height, ticket):
+            with self._processors:
+                ticket.check()
+                admitted = time.perf_counter()
+                pixels = image.decode(data, max_pixels=self._max_pixels)
+                decoded = time.perf_counter()
+            result, timings = model.segment(
+                pixels, ticket, score_threshold=wish.score_threshold, overlap_threshold=wish.overlap_threshold
             )
             seconds = {
                 "decode": decoded - admitted,
                 "queue": admitted - begin + timings.queue,
                 "engine": timings.engine,
             }
-            return await self.threads.run(_encode, pixels, result, wish, model.metadata, seconds, begin)
+            with self._processors:
+                ticket.check()
+                return _encode(pixels, result, wish, model.metadata, seconds, begin)
 
     def close(self) -> None:
         """Let running work finish."""

@@ -1,6 +1,7 @@
 """The routes: `segment`, `models`, and `root` with health and the page to try it in."""
 
 import asyncio
+from collections.abc import Coroutine, Sequence
 from functools import cache
 from importlib import resources
 from typing import Annotated, Any
@@ -10,13 +11,15 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import HTMLResponse, Response
 
 from service.answers import Wish, read_wish
+from service.attend import attend
 from service.bodies import read_body
 from service.context import Context, ContextDep
-from service.errors import EngineDownError, InvalidParameterError, RequestError, ServiceError
-from service.models import Model
+from service.errors import DrainingError, EngineDownError, InvalidParameterError, RequestError, ServiceError
+from service.model import Model, check_ready
 from service.pipeline import Payload
 from service.problems import problem
 from service.schemas import Answer, Answers, Health, ModelDetail, ModelList, Problem, SegmentQuery
+from service.ticket import Ticket
 
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 _BASE64 = {"type": "string", "contentEncoding": "base64"}
@@ -54,7 +57,8 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
     413: {"model": Problem, "description": "Too many bytes or pixels"},
     415: {"model": Problem, "description": "Not an image, or not of a format taken"},
     422: {"model": Problem, "description": "Invalid parameter, or an image that cannot be decoded"},
-    503: {"model": Problem, "description": "Queue full, or model not ready; see Retry-After"},
+    503: {"model": Problem, "description": "Queue full, model not ready, or server stopping; see Retry-After"},
+    504: {"model": Problem, "description": "No answer within the request's deadline"},
 }
 _SEGMENT_DOCS: dict[str, Any] = {
     "responses": {
@@ -80,7 +84,8 @@ root = APIRouter()
 @segment.post("/v1/models/{name}/segment", operation_id="segment", summary="Segment images", **_SEGMENT_DOCS)
 async def segment_newest(name: str, query: SegmentQueryDep, request: Request, context: ContextDep) -> Response:
     """Segment one image or several with the newest version of a model."""
-    return await _segment(context.models.find(name), query, request, context)
+    with context.admission.request():
+        return await _segment(name, None, query, request, context)
 
 
 @segment.post(
@@ -93,30 +98,47 @@ async def segment_version(
     name: str, version: str, query: SegmentQueryDep, request: Request, context: ContextDep
 ) -> Response:
     """Segment one image or several with a named version of a model."""
-    return await _segment(context.models.find(name, version), query, request, context)
+    with context.admission.request():
+        return await _segment(name, version, query, request, context)
 
 
-async def _segment(model: Model, query: SegmentQuery, request: Request, context: Context) -> Response:
-    wish = read_wish(query, request.headers.get("accept", ""), model.metadata)
-    if not model.engine.is_ready:
-        raise EngineDownError(f"model {model.engine.label} {model.engine.state}")
+async def _segment(name: str, version: str | None, query: SegmentQuery, request: Request, context: Context) -> Response:
+    accept = request.headers.get("accept", "")
+    # What can be refused is refused before the body is read; by then the model may be another.
+    check_ready(early := context.models.find(name, version))
+    read_wish(query, accept, early.metadata)
     body = await read_body(request, max_images=context.settings.max_images, threads=context.pipeline.threads)
-    if body.is_list and wish.picture_only:
-        raise InvalidParameterError("Accept: image/png gives one picture; post one image, or accept application/json")
-    with context.pipeline.places(len(body.images)):
-        answers = [_answer(data, model, wish, context) for data in body.images]
-        if not body.is_list:
-            payload = await answers[0]
-            return Response(payload.content, media_type=payload.media_type)
-        results = await asyncio.gather(*answers, return_exceptions=True)
+    ticket = Ticket(_seconds(query, context))
+    with context.models.lease(name, version) as model:
+        wish = read_wish(query, accept, model.metadata)
+        if body.is_list and wish.picture_only:
+            raise InvalidParameterError(
+                "Accept: image/png gives one picture; post one image, or accept application/json"
+            )
+        with context.admission.images(len(body.images), model, ticket):
+            answers = [_answer(data, model, wish, ticket, context) for data in body.images]
+            if not body.is_list:
+                payload = await attend(request, ticket, answers[0])
+                return Response(payload.content, media_type=payload.media_type)
+            results = await attend(request, ticket, _gather(answers))
     parts = [_content_or_problem(result, request) for result in results]
     return Response(b'{"results":[' + b",".join(parts) + b"]}", media_type="application/json")
 
 
-async def _answer(data: bytes | RequestError, model: Model, wish: Wish, context: Context) -> Payload:
+def _seconds(query: SegmentQuery, context: Context) -> float:
+    """Until the request's deadline."""
+    limit = context.settings.request_timeout_s
+    return limit if query.timeout_ms is None else min(limit, query.timeout_ms / 1000)
+
+
+async def _gather(answers: Sequence[Coroutine[Any, Any, Payload]]) -> list[Payload | BaseException]:
+    return await asyncio.gather(*answers, return_exceptions=True)
+
+
+async def _answer(data: bytes | RequestError, model: Model, wish: Wish, ticket: Ticket, context: Context) -> Payload:
     if isinstance(data, RequestError):
         raise data
-    return await context.pipeline.answer(data, model, wish)
+    return await context.pipeline.answer(data, model, wish, ticket)
 
 
 def _content_or_problem(result: Payload | BaseException, request: Request) -> bytes:
@@ -148,7 +170,9 @@ async def health() -> Health:
 
 @root.get("/readyz", operation_id="ready", tags=["health"], responses={503: _ERRORS[503]})
 async def ready(context: ContextDep) -> Health:
-    """Whether every model is loaded, warmed up and alive."""
+    """Whether every model is loaded, warmed up and alive, and the server is not about to stop."""
+    if not context.admission.is_ready:
+        raise DrainingError("this server is about to stop")
     if waiting := context.models.not_ready():
         raise EngineDownError("; ".join(waiting))
     return Health(status="ready")

@@ -34,6 +34,10 @@ class SegmentQuery(BaseModel):
         default=None,
         description="least share of a mask that must remain after the merge; default: the model's; for panoptic models",
     )
+    timeout_ms: Annotated[int, Field(gt=0, le=86_400_000)] | None = Field(
+        default=None,
+        description="milliseconds after which the answer is of no use: 504; the server's own limit may be shorter",
+    )
     categories: list[str] = Field(
         default=[], description="only these: ids or names, repeated or separated by commas; default: all"
     )
@@ -142,6 +146,7 @@ class ModelVersion(BaseModel):
     mask_quality: bool = Field(description="whether scores are multiplied by the mean probability inside the mask")
     most_things_per_tile: int | None = Field(description="null unless the model is panoptic")
     variants: tuple[Variant, ...]
+    running: str = Field(description="the variant that this server runs: `openvino-bf16`")
 
 
 class ModelDetail(BaseModel):
@@ -149,6 +154,13 @@ class ModelDetail(BaseModel):
 
     name: str
     versions: list[ModelVersion]
+
+
+class Reloaded(BaseModel):
+    """What a reload of the repository changed, and what failed and was left as it was; by `name/version`."""
+
+    changed: list[str]
+    problems: dict[str, Problem]
 
 
 class Health(BaseModel):

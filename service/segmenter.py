@@ -19,7 +19,7 @@ from service.pixels import mean_and_std
 from service.segments import SEMANTIC_SCORE, from_id_map
 from service.session import Arrays, Session
 
-MAX_BATCH = 4  # tiles of one image that run at once
+MAX_BATCH = 4  # tiles of one image that are asked for at once
 MAX_BATCH_PIXELS = 2**18  # of those tiles together, unless one alone has more: bounds the engine's memory
 CROWDED = 0.98  # share of the thing slots from which on an answer carries a warning
 _THRESHOLDS_OF = {
@@ -153,6 +153,18 @@ def _graph_inputs(
     }
     inputs.update({name: np.full(len(tiles), value, np.float32) for name, value in shared.items()})
     return inputs
+
+
+def blank_inputs(metadata: ArtifactMetadata, batch: int, size: tuple[int, int]) -> dict[str, NDArray[Any]]:
+    """What the graph takes for that many black canvases of (height, width)."""
+    scalars: dict[str, float] = find_thresholds(metadata, score_threshold=None, overlap_threshold=None)
+    if metadata.uses_image_statistics:
+        scalars = scalars | {"pixel_mean": 0.0, "pixel_std": 1.0}
+    return {
+        "image": np.zeros((batch, *size, 3), np.uint8),
+        "valid_size": np.array([size] * batch, np.int32),
+        **{name: np.full(batch, value, np.float32) for name, value in scalars.items()},
+    }
 
 
 def _content(cells: NDArray[np.int32], tile: Tile, stride: int) -> NDArray[np.int32]:

@@ -1,6 +1,7 @@
 """Settings of the server: from the environment (`KNET_...`) and the options of `knet serve`."""
 
 import ipaddress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -8,6 +9,18 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 BUNDLED_REPOSITORY = Path(__file__).resolve().parent.parent / "repository"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """How one model is run, nothing left open but what the server finds out itself."""
+
+    variant: str | None
+    max_batch: int
+    batch_delay_ms: float
+    engine_threads: int | None
+    replicas: int | None
+    memory_mb: int | None
 
 
 class Settings(BaseSettings):
@@ -34,10 +47,29 @@ class Settings(BaseSettings):
     engine_timeout_s: float = Field(
         default=120.0, gt=0, description="seconds after which a run of the engine counts as hung and is ended"
     )
-    shutdown_grace_s: int = Field(
-        default=20, ge=0, description="seconds that running requests have to finish after SIGTERM"
+    request_timeout_s: float = Field(default=60.0, gt=0, description="seconds that a request may take, its body read")
+    drain_delay_s: float = Field(
+        default=0.0, ge=0, description="seconds after SIGTERM that all goes on but readiness, for load balancers to see"
     )
+    drain_timeout_s: float = Field(
+        default=30.0, ge=0, description="seconds that accepted requests have to finish after SIGTERM"
+    )
+    max_inflight_pixels: int = Field(default=100_000_000, gt=0, description="most pixels decoded at once")
+    max_batch: int = Field(default=8, gt=0, le=64, description="most canvases in one run of an engine")
+    batch_delay_ms: float = Field(default=0.0, ge=0, description="milliseconds that a batch waits to become full")
+    engine_memory_mb: int | None = Field(default=None, gt=0, description="memory at which an engine is started anew")
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="least level logged")
+
+    def of_model(self, name: str) -> ModelOptions:
+        """What holds for one model."""
+        return ModelOptions(
+            variant=None,
+            max_batch=self.max_batch,
+            batch_delay_ms=self.batch_delay_ms,
+            engine_threads=self.engine_threads,
+            replicas=None,
+            memory_mb=self.engine_memory_mb,
+        )
 
     @field_validator("api_keys", mode="before")
     @classmethod

@@ -21,6 +21,10 @@ class Threads:
         call = functools.partial(function, *args, **kwargs)
         return await asyncio.get_running_loop().run_in_executor(self._executor, call)
 
+    def submit(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> None:
+        """Let a function run in one of the threads, whatever comes of it."""
+        self._executor.submit(function, *args, **kwargs)
+
     def close(self) -> None:
         """Let running work finish and forget what waits."""
         self._executor.shutdown(wait=True, cancel_futures=True)

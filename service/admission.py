@@ -1,0 +1,56 @@
+"""Which requests are taken in: as many as there are places for, and none once the server is about to stop."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from service.errors import DrainingError, QueueFullError
+from service.model import Model
+from service.ticket import Ticket
+
+
+class Admission:
+    """Counts requests and their images; for the event loop alone.
+
+    Args:
+        max_images: the most that wait or run at once.
+    """
+
+    def __init__(self, max_images: int) -> None:
+        self.num_requests = 0
+        self.num_images = 0
+        self.is_ready = True
+        self.is_closed = False
+        self._max_images = max_images
+
+    def close(self) -> None:
+        """Take nothing new; what has been taken in goes on."""
+        self.is_ready = False
+        self.is_closed = True
+
+    @contextmanager
+    def request(self) -> Iterator[None]:
+        """A request, from its headers to its answer; raises DrainingError when closed."""
+        if self.is_closed:
+            raise DrainingError("this server is about to stop; another one may take the request")
+        self.num_requests += 1
+        try:
+            yield
+        finally:
+            self.num_requests -= 1
+
+    @contextmanager
+    def images(self, count: int, model: Model, ticket: Ticket) -> Iterator[None]:
+        """Places for the images of a request; raises QueueFullError when there are too few, or it would be too late."""
+        if self.num_images + count > self._max_images:
+            raise QueueFullError(
+                f"{self.num_images} images wait already, this server's limit is {self._max_images}; try again soon"
+            )
+        if (wait := model.expected_wait_s) > ticket.remaining:
+            raise QueueFullError(
+                f"{model.label} needs about {wait:.1f} s for what waits already, longer than this request would wait"
+            )
+        self.num_images += count
+        try:
+            yield
+        finally:
+            self.num_images -= count
