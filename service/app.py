@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 from starlette.middleware import Middleware
 
-from service import problems, routes
+from service import metrics_routes, problems, routes
 from service.context import Context
 from service.middleware import ApiKeys, BodyLimit, RequestContext
 from service.settings import Settings
@@ -43,4 +43,5 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(routes.segment)
     app.include_router(routes.models)
     app.include_router(routes.root)
+    app.include_router(metrics_routes.metrics)
     return app

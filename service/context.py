@@ -4,6 +4,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from service.metrics import Metrics
 from service.models import Models
 from service.pipeline import Pipeline
 from service.repository import scan
@@ -15,6 +16,7 @@ class Context:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self.metrics = Metrics()
         self.models = Models(scan(settings.repository), settings)
         self.pipeline = Pipeline(settings)
 
