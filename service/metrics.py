@@ -136,8 +136,9 @@ class Metrics:
     def render(self, accept: str = "") -> tuple[bytes, str]:
         """All metrics and their content type: OpenMetrics where `Accept` names it, else Prometheus' text."""
         if "application/openmetrics-text" in accept:
-            return openmetrics.generate_latest(self._registry), openmetrics.CONTENT_TYPE_LATEST
-        return generate_latest(self._registry), CONTENT_TYPE_PLAIN_0_0_4  # type: ignore[no-untyped-call]
+            content: bytes = openmetrics.generate_latest(self._registry)  # type: ignore[no-untyped-call]
+            return content, openmetrics.CONTENT_TYPE_LATEST
+        return generate_latest(self._registry), CONTENT_TYPE_PLAIN_0_0_4
 
     def collect(self) -> Iterator[Metric]:
         """What is read when one asks; called by the registry."""
