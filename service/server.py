@@ -1,6 +1,7 @@
 """A running server: in the foreground for `knet serve`, in a thread for `knet segment`."""
 
 import logging
+import math
 import signal
 import socket
 import sys
@@ -76,5 +77,5 @@ def _uvicorn_config(settings: Settings) -> uvicorn.Config:
         log_config=None,
         access_log=False,  # the application's own line has the request id and the duration
         server_header=False,
-        timeout_graceful_shutdown=settings.shutdown_grace_s,
+        timeout_graceful_shutdown=math.ceil(settings.drain_timeout_s),
     )
