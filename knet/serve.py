@@ -10,7 +10,8 @@ import typer
 from service.settings import Settings
 from service.settings_text import Described, describe, describe_models, print_config
 
-command = typer.Typer(add_completion=False, pretty_exceptions_show_locals=False)
+# Plain, as the tables of `rich` cut names off on a narrow terminal.
+command = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_show_locals=False)
 
 
 def _serve(context: typer.Context, show: bool, **values: Any) -> None:
@@ -74,7 +75,7 @@ def _epilog() -> str:
         [
             "By the environment or the file alone:",
             *secrets,
-            "For a single model, in a table \\[models.NAME] of the file, or as KNET_MODELS__NAME__MAX_BATCH and so on:",
+            "For a single model, in a table [models.NAME] of the file, or as KNET_MODELS__NAME__MAX_BATCH and so on:",
             *models,
         ]
     )

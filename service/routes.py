@@ -9,6 +9,7 @@ import orjson
 from fastapi import APIRouter, Query, Request
 from starlette.responses import HTMLResponse, Response
 
+from service import logs
 from service.answers import Wish, read_wish
 from service.bodies import read_body
 from service.context import Context, ContextDep
@@ -97,6 +98,7 @@ async def segment_version(
 
 
 async def _segment(model: Model, query: SegmentQuery, request: Request, context: Context) -> Response:
+    logs.model.set(model.engine.label)
     wish = read_wish(query, request.headers.get("accept", ""), model.metadata)
     if not model.engine.is_ready:
         raise EngineDownError(f"model {model.engine.label} {model.engine.state}")

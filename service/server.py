@@ -11,18 +11,19 @@ from contextlib import contextmanager
 
 import uvicorn
 
+from service import logs
 from service.app import create_app
 from service.errors import ServiceError
-from service.settings import Settings
+from service.settings import Settings, unknown_variables
 
 logger = logging.getLogger("knet.server")
 
 
 def run(settings: Settings) -> None:
     """Serve until SIGTERM or Ctrl-C; raises ArtifactError when the repository is no good."""
-    logging.basicConfig(
-        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
-    )
+    logs.configure(settings.log_level, settings.log_format)
+    if unknown := unknown_variables():
+        logger.warning("environment variables that are no settings: %s", ", ".join(unknown))
     # uvicorn finishes what runs, then raises the signal again: a requested stop is a success.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with _listen(settings) as listener:
