@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 import uvicorn
 
-from service import logs
+from service import logs, tracing
 from service.app import create_app
 from service.errors import ServiceError
 from service.settings import Settings, unknown_variables
@@ -20,10 +20,14 @@ logger = logging.getLogger("knet.server")
 
 
 def run(settings: Settings) -> None:
-    """Serve until SIGTERM or Ctrl-C; raises ArtifactError when the repository is no good."""
+    """Serve until SIGTERM or Ctrl-C; raises ArtifactError when the repository is no good.
+
+    Raises ServiceError where traces are asked for and cannot be sent, or the port is taken.
+    """
     logs.configure(settings.log_level, settings.log_format)
     if unknown := unknown_variables():
         logger.warning("environment variables that are no settings: %s", ", ".join(unknown))
+    tracing.configure()
     # uvicorn finishes what runs, then raises the signal again: a requested stop is a success.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with _listen(settings) as listener:
@@ -33,6 +37,8 @@ def run(settings: Settings) -> None:
             server.run(sockets=[listener])
         except KeyboardInterrupt:
             sys.exit(130)
+        finally:
+            tracing.close()
 
 
 @contextmanager
