@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 from starlette.middleware import Middleware
 
-from service import metrics_routes, problems, routes
+from service import metrics_routes, problems, routes, tracing
 from service.context import Context
 from service.engine_worker import Opener
 from service.middleware import ApiKeys, BodyLimit, RequestContext
@@ -40,6 +40,7 @@ def create_app(settings: Settings, *, opener: Opener = open_session) -> FastAPI:
         redoc_url=None,
         swagger_ui_oauth2_redirect_url=None,
         middleware=[
+            *([Middleware(tracing.TraceRequests)] if tracing.is_on() else []),
             Middleware(RequestContext),
             Middleware(ApiKeys, keys=[key.get_secret_value() for key in settings.api_keys]),
             Middleware(BodyLimit, max_bytes=settings.max_body_bytes),

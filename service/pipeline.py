@@ -10,7 +10,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from service import answers, image
+from service import answers, image, tracing
 from service.answers import Wish
 from service.artifact import ArtifactMetadata
 from service.budget import Budget
@@ -68,15 +68,21 @@ class Pipeline:
             with self._processors:
                 ticket.check()
                 admitted = time.perf_counter()
-                pixels = image.decode(data, max_pixels=self._max_pixels)
+                with tracing.span("decode", width=width, height=height):
+                    pixels = image.decode(data, max_pixels=self._max_pixels)
                 decoded = time.perf_counter()
             result, timings = model.segment(
                 pixels, ticket, score_threshold=wish.score_threshold, overlap_threshold=wish.overlap_threshold
             )
+            taken = decoded + timings.queue
+            tracing.record("queue", decoded, taken, {"model": model.label})
+            about: dict[str, tracing.Attribute] = {"model": model.label, "variant": model.variant.name}
+            tracing.record("engine", taken, taken + timings.engine, about | {"batch_size": timings.batch_size})
             with self._processors:
                 ticket.check()
                 start = time.perf_counter()
-                encoded = _encode(pixels, result, wish, model.metadata)
+                with tracing.span("encode", segments=len(result.segments)):
+                    encoded = _encode(pixels, result, wish, model.metadata)
                 end = time.perf_counter()
                 stages: tuple[tuple[Stage, float], ...] = (
                     ("decode", decoded - admitted),

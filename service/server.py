@@ -14,7 +14,7 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 
-from service import logs
+from service import logs, tracing
 from service.app import create_app
 from service.context import Context
 from service.engine_worker import Opener
@@ -74,15 +74,24 @@ class Server(uvicorn.Server):
 
 
 def run(settings: Settings, *, opener: Opener = open_session) -> None:
-    """Serve until SIGTERM or Ctrl-C; raises ArtifactError when the repository is no good."""
+    """Serve until SIGTERM or Ctrl-C.
+
+    Raises:
+        ArtifactError: the repository is no good.
+        ServiceError: traces are asked for and cannot be sent, or the port is taken.
+    """
     logs.configure(settings.log_level, settings.log_format)
     if unknown := unknown_variables():
         logger.warning("environment variables that are no settings: %s", ", ".join(unknown))
+    tracing.configure()
     with _listen(settings) as listener:
         server = Server(create_app(settings, opener=opener), settings)
         logger.info("listening on %s (API documentation: /docs)", _url(listener))
         signal.signal(signal.SIGHUP, server.handle_hangup)
-        server.run(sockets=[listener])
+        try:
+            server.run(sockets=[listener])
+        finally:
+            tracing.close()
     if server.interrupted:
         sys.exit(130)
 
