@@ -34,6 +34,7 @@ class ModelSettings(BaseModel):
         default=None, description="the artifact's variant to run, such as openvino-bf16; default: the first that runs"
     )
     max_batch: int | None = Field(default=None, gt=0, description="most canvases in one run of an engine")
+    max_batch_pixels: int | None = Field(default=None, gt=0, description="most pixels of canvases in one run")
     batch_delay_ms: float | None = Field(
         default=None, ge=0, description="milliseconds that a free engine waits for a fuller batch"
     )
@@ -79,6 +80,12 @@ class Settings(BaseSettings):
         default=100_000_000, gt=0, description="most pixels of decoded images in memory at once, of all requests"
     )
     max_batch: int = Field(default=8, gt=0, description="most canvases in one run of an engine")
+    max_batch_pixels: int | None = Field(
+        default=None,
+        gt=0,
+        description="most pixels of canvases in one run, unless one alone has more; default: 2**18 on the CPU, where "
+        "larger batches take memory and save no time, 2**22 on a GPU",
+    )
     batch_delay_ms: float = Field(
         default=0.0, ge=0, description="milliseconds that a free engine waits for a fuller batch"
     )
@@ -171,6 +178,7 @@ class Settings(BaseSettings):
         own = self.models.get(name, ModelSettings())
         shared = {
             "max_batch": self.max_batch,
+            "max_batch_pixels": self.max_batch_pixels,
             "batch_delay_ms": self.batch_delay_ms,
             "engine_threads": self.engine_threads,
             "memory_mb": self.engine_memory_mb,
