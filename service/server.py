@@ -11,7 +11,9 @@ from contextlib import contextmanager
 import uvicorn
 
 from service.app import create_app
+from service.connections import Connections, limits_of
 from service.errors import ServiceError
+from service.protocol import protocol_class
 from service.settings import Settings
 
 logger = logging.getLogger("knet.server")
@@ -68,13 +70,17 @@ def _url(listener: socket.socket) -> str:
 
 
 def _uvicorn_config(settings: Settings) -> uvicorn.Config:
+    connections = Connections(limits_of(settings))
+    app = create_app(settings)
+    app.state.connections = connections
     return uvicorn.Config(
-        create_app(settings),
-        http="h11",  # httptools takes headers of any size
-        h11_max_incomplete_event_size=64 * 1024,
+        app,
+        http=protocol_class(connections),
+        loop="uvloop",
         ws="none",
         log_config=None,
         access_log=False,  # the application's own line has the request id and the duration
         server_header=False,
+        timeout_keep_alive=settings.keep_alive_s,
         timeout_graceful_shutdown=settings.shutdown_grace_s,
     )
