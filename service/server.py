@@ -16,9 +16,11 @@ from fastapi import FastAPI
 
 from service import logs, tracing
 from service.app import create_app
+from service.connections import Connections, limits_of
 from service.context import Context
 from service.engine_worker import Opener
 from service.errors import ServiceError
+from service.protocol import protocol_class
 from service.settings import Settings, unknown_variables
 from service.variants import open_session
 
@@ -134,13 +136,15 @@ def _url(listener: socket.socket) -> str:
 
 
 def _uvicorn_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
+    app.state.connections = connections = Connections(limits_of(settings))
     return uvicorn.Config(
         app,
-        http="h11",  # httptools takes headers of any size
-        h11_max_incomplete_event_size=64 * 1024,
+        http=protocol_class(connections),
+        loop="uvloop",
         ws="none",
         log_config=None,
         access_log=False,  # the application's own line has the request id and the duration
         server_header=False,
+        timeout_keep_alive=settings.keep_alive_s,
         timeout_graceful_shutdown=_WRITE_S,
     )

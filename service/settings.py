@@ -74,6 +74,7 @@ class Settings(BaseSettings):
     )
     max_body_bytes: int = Field(default=64 * 1024 * 1024, gt=0, description="largest request body")
     max_pixels: int = Field(default=100_000_000, gt=0, description="largest image, in pixels")
+    max_side: int = Field(default=32_768, gt=0, description="longest side of an image, in pixels")
     max_images: int = Field(default=16, gt=0, description="most images in one request")
     max_queue: int = Field(default=64, gt=0, description="most images that wait or run at once, of all requests")
     max_inflight_pixels: int = Field(
@@ -92,6 +93,24 @@ class Settings(BaseSettings):
     request_timeout_s: float = Field(
         default=60.0, gt=0, description="seconds after which a request that is not answered gets a 504"
     )
+    max_buffered_bytes: int = Field(
+        default=1024 * 1024 * 1024, gt=0, description="request bodies held at once, in bytes, of all requests"
+    )
+    max_connections: int = Field(
+        default=512, gt=0, description="open connections; above, the one idle for longest makes room for a new one"
+    )
+    max_header_bytes: int = Field(default=32 * 1024, ge=1024, description="a request's line and headers, in bytes")
+    max_headers: int = Field(default=100, gt=0, description="headers of a request")
+    head_timeout_s: float = Field(
+        default=10.0, gt=0, description="seconds that a request's line and headers may take to arrive"
+    )
+    stall_timeout_s: float = Field(
+        default=15.0, gt=0, description="seconds without a byte after which a body or an unread answer is given up"
+    )
+    transfer_timeout_s: float = Field(
+        default=300.0, gt=0, description="seconds that a body may take to arrive, and an answer to be read"
+    )
+    keep_alive_s: int = Field(default=75, gt=0, description="seconds that an idle connection is kept after an answer")
     engine_threads: int | None = Field(
         default=None, gt=0, description="threads of one engine process; default: the CPUs that may be used"
     )
