@@ -6,6 +6,7 @@ ServiceError
 │   ├── MalformedRequestError     400  the body or a header cannot be read
 │   ├── UnauthorizedError         401  no key, or a wrong one
 │   ├── NotFoundError             404  no such model, version or page
+│   ├── NotAcceptableError        406  the answer has no form that the client takes
 │   ├── BodyTooLargeError         413  more bytes than the limit
 │   ├── ImageTooLargeError        413  more pixels than the limit
 │   ├── UnsupportedBodyError      415  a content type that carries no image
@@ -66,6 +67,14 @@ class NotFoundError(RequestError):
     status = 404
     type = "not-found"
     title = "Not found"
+
+
+class NotAcceptableError(RequestError):
+    """The answer has no form that the client takes."""
+
+    status = 406
+    type = "not-acceptable"
+    title = "Not acceptable"
 
 
 class BodyTooLargeError(RequestError):

@@ -10,7 +10,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from service import answers, image
+from service import answers, hugging_face, image
 from service.answers import Wish
 from service.artifact import ArtifactMetadata
 from service.errors import QueueFullError
@@ -91,8 +91,11 @@ def _encode(
     shown = answers.view(result, wish, metadata)
     if wish.picture_only:
         return Payload(answers.picture(pixels, shown, wish, metadata), "image/png")
+    if wish.format == "huggingface":
+        content = hugging_face.encode(shown, metadata, with_scores=wish.task != "semantic")
+        return Payload(content, "application/json")
     document = answers.document(pixels, shown, wish, metadata)
     end = time.perf_counter()
     seconds = {**seconds, "encode": end - start, "total": end - begin}
     document["timing_ms"] = {name: round(1000 * value, 2) for name, value in seconds.items()}
-    return Payload(orjson.dumps(document), "application/json")
+    return Payload(orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY), "application/json")

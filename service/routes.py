@@ -9,7 +9,7 @@ import orjson
 from fastapi import APIRouter, Query, Request
 from starlette.responses import HTMLResponse, Response
 
-from service.answers import Wish, read_wish
+from service.answers import Wish
 from service.bodies import read_body
 from service.context import Context, ContextDep
 from service.errors import EngineDownError, InvalidParameterError, RequestError, ServiceError
@@ -17,6 +17,7 @@ from service.models import Model
 from service.pipeline import Payload
 from service.problems import problem
 from service.schemas import Answer, Answers, Health, ModelDetail, ModelList, Problem, SegmentQuery
+from service.wishes import read_wish
 
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 _BASE64 = {"type": "string", "contentEncoding": "base64"}
