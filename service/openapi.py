@@ -149,10 +149,7 @@ V2_INFER_DOCS: dict[str, Any] = {
             "required": True,
             "description": f"JSON, or JSON of {HEADER_LENGTH} bytes and binary tensors behind it.",
             "content": {
-                "application/json": {
-                    "schema": InferRequest.model_json_schema(ref_template="#/components/schemas/{model}"),
-                    "example": examples()["v2_request"],
-                },
+                "application/json": _with_example("InferRequest", "v2_request"),
                 "application/octet-stream": _BINARY,
             },
         },
@@ -179,6 +176,9 @@ def install(app: FastAPI) -> None:
         )
         key = {"type": "http", "scheme": "bearer", "description": "where the server has keys"}
         document["components"]["securitySchemes"] = {"key": key}
+        # FastAPI reads this one from nowhere, as the route takes it apart itself.
+        schema = InferRequest.model_json_schema(ref_template="#/components/schemas/{model}")
+        document["components"]["schemas"] |= schema.pop("$defs") | {"InferRequest": schema}
         for path, operations in document["paths"].items():
             if path not in OPEN_PATHS:
                 for operation in operations.values():

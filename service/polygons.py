@@ -110,10 +110,10 @@ def _find_corners(runs: Runs, size: tuple[int, int]) -> _Corners:
     height, width = size
     x, top, bottom, segment = _split_at_columns(*runs, height)
     codes = []
-    for y, is_top in ((top, 1), (bottom, 0)):
-        for is_left in (1, 0):
-            place = (segment * (width + 1) + x + 1 - is_left) * (height + 1) + y
-            codes.append(4 * place + 2 * is_top + is_left)
+    for row, of_top in ((top, 1), (bottom, 0)):
+        for of_left in (1, 0):
+            place = (segment * (width + 1) + x + 1 - of_left) * (height + 1) + row
+            codes.append(4 * place + 2 * of_top + of_left)
     code = np.sort(np.concatenate(codes))
     goes_on = code[1:] >> 1 == code[:-1] >> 1
     ends = np.ones(len(code), np.bool_)
@@ -132,7 +132,7 @@ def _find_corners(runs: Runs, size: tuple[int, int]) -> _Corners:
         x=x.astype(np.int32),
         y=y.astype(np.int32),
         partner=partner,
-        is_start=is_left == is_top,
+        is_start=np.equal(is_left, is_top),
         is_twin=np.diff(place, prepend=-1) == 0,
     )
 
@@ -160,7 +160,7 @@ def _polygons(corners: _Corners, num_segments: int) -> Iterator[list[Polygon]]:
     x, y = points.astype(np.int64).T
     cross = np.append(x[:-1] * y[1:] - x[1:] * y[:-1], 0)[: len(x)]
     cross[cuts[1:] - 1] = 0  # from one ring's last point to the next ring's first
-    is_outer = (np.add.reduceat(cross, cuts[:-1]) > 0 if rings else np.zeros(0)).tolist()
+    is_outer: list[bool] = (np.add.reduceat(cross, cuts[:-1]) > 0).tolist() if rings else []
     segment = corners.segment[flat[cuts[:-1]]]
     first = np.searchsorted(segment, np.arange(num_segments + 1)).tolist()
     bounds = cuts.tolist()
@@ -178,7 +178,8 @@ def _walk(corners: _Corners) -> Iterator[list[int]]:
     for start in np.flatnonzero(corners.is_start).tolist():
         if seen[start]:
             continue
-        ring, corner = [], start
+        ring: list[int] = []
+        corner = start
         while not seen[corner]:
             seen[corner] = 1
             end = partner[corner]

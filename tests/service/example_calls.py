@@ -30,9 +30,8 @@ def picture() -> bytes:
     return file.getvalue()
 
 
-def collect(http: httpx.Client) -> dict[str, Any]:
-    """Each example by its name."""
-    image = picture()
+def collect(http: httpx.Client, image: bytes) -> dict[str, Any]:
+    """Each example by its name, of the image file."""
     text = base64.b64encode(image).decode()
     one, several = {"image": text}, {"images": [text, "not base64"]}
     v2_request = {
@@ -88,7 +87,7 @@ def main() -> None:
         with background(Settings(repository=Path(folder), port=0)) as url, KNetClient(url) as client:
             client.wait_ready(120)
             with httpx.Client(base_url=url, timeout=60) as http:
-                found = collect(http)
+                found = collect(http, picture())
     FILE.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
