@@ -7,6 +7,7 @@ ServiceError
 │   ├── UnauthorizedError         401  no key, or a wrong one
 │   ├── ForbiddenError            403  a known key that may not do this
 │   ├── NotFoundError             404  no such model, version or page
+│   ├── NotAcceptableError        406  the answer has no form that the client takes
 │   ├── ConflictError             409  not as things stand
 │   ├── BodyTooLargeError         413  more bytes than the limit
 │   ├── ImageTooLargeError        413  more pixels than the limit
@@ -79,6 +80,14 @@ class NotFoundError(RequestError):
     status = 404
     type = "not-found"
     title = "Not found"
+
+
+class NotAcceptableError(RequestError):
+    """The answer has no form that the client takes."""
+
+    status = 406
+    type = "not-acceptable"
+    title = "Not acceptable"
 
 
 class ConflictError(RequestError):

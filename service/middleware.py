@@ -21,7 +21,7 @@ from service import logs
 from service.errors import BodyTooLargeError, MalformedRequestError, ServiceError, UnauthorizedError
 from service.problems import problem_response
 
-OPEN_PATHS = frozenset({"/", "/healthz", "/readyz", "/docs", "/openapi.json"})
+OPEN_PATHS = frozenset({"/", "/healthz", "/readyz", "/docs", "/openapi.json", "/v2/health/live", "/v2/health/ready"})
 
 logger = logging.getLogger("knet.http")
 _DRAIN_S = 5.0

@@ -10,7 +10,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from service import answers, image, tracing
+from service import answers, hugging_face, image, tracing
 from service.answers import Wish
 from service.artifact import ArtifactMetadata
 from service.budget import Budget
@@ -96,7 +96,7 @@ class Pipeline:
                     return encoded
                 timing = (*stages, ("total", end - begin))
                 encoded["timing_ms"] = {name: round(1000 * seconds, 2) for name, seconds in timing}
-                return Payload(orjson.dumps(encoded), "application/json")
+                return Payload(orjson.dumps(encoded, option=orjson.OPT_SERIALIZE_NUMPY), "application/json")
 
     def close(self) -> None:
         """Let running work finish."""
@@ -110,4 +110,7 @@ def _encode(
     shown = answers.view(result, wish, metadata)
     if wish.picture_only:
         return Payload(answers.picture(pixels, shown, wish, metadata), "image/png")
+    if wish.format == "huggingface":
+        content = hugging_face.encode(shown, metadata, with_scores=wish.task != "semantic")
+        return Payload(content, "application/json")
     return answers.document(pixels, shown, wish, metadata)

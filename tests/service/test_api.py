@@ -146,13 +146,6 @@ def test_overlay_is_a_picture_with_the_masks_in_it(http, posted, scene, read_png
     assert np.abs(picture[inside[0]] - picture[inside[1]]).max() <= 4  # but for the pixels below
 
 
-def test_accept_json_beside_png_gives_json(http, posted):
-    response = http.post(ROUTE, content=posted, headers={"Accept": "image/png, application/json"})
-    assert response.headers["content-type"] == "application/json"
-    response = http.post(ROUTE, content=posted, params={"format": "rle"}, headers={"Accept": "image/png"})
-    assert response.headers["content-type"] == "application/json"
-
-
 def test_size_is_that_after_the_exif_orientation(http, scene):
     exif = Image.Exif()
     exif[0x0112] = 6
