@@ -6,10 +6,14 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 
 from service import problems, routes
+from service.body_limit import BodyLimit
 from service.context import Context
-from service.middleware import ApiKeys, BodyLimit, RequestContext
+from service.keys import ApiKeys
+from service.middleware import RequestContext
+from service.security_headers import SecurityHeaders
 from service.settings import Settings
 
 
@@ -32,11 +36,7 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=lifespan,
         redoc_url=None,
         swagger_ui_oauth2_redirect_url=None,
-        middleware=[
-            Middleware(RequestContext),
-            Middleware(ApiKeys, keys=[key.get_secret_value() for key in settings.api_keys]),
-            Middleware(BodyLimit, max_bytes=settings.max_body_bytes),
-        ],
+        middleware=_middleware(settings),
     )
     app.state.context = context
     problems.install(app)
@@ -44,3 +44,21 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(routes.models)
     app.include_router(routes.root)
     return app
+
+
+def _middleware(settings: Settings) -> list[Middleware]:
+    """What every request passes, outermost first."""
+    cors = Middleware(
+        CORSMiddleware,
+        allow_origins=settings.cors_origins,
+        allow_methods=["GET", "POST"],
+        allow_headers=["Accept", "Authorization", "Content-Type", "X-Request-ID"],
+        expose_headers=["Retry-After", "X-Request-ID"],
+    )
+    return [
+        Middleware(RequestContext),
+        Middleware(SecurityHeaders),
+        *([cors] if settings.cors_origins else []),  # before the keys: a browser asks for leave without one
+        Middleware(ApiKeys, settings=settings),
+        Middleware(BodyLimit, max_bytes=settings.max_body_bytes, max_held_bytes=settings.max_buffered_bytes),
+    ]

@@ -4,6 +4,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from service.fetch import Fetcher
 from service.models import Models
 from service.pipeline import Pipeline
 from service.repository import scan
@@ -17,6 +18,7 @@ class Context:
         self.settings = settings
         self.models = Models(scan(settings.repository), settings)
         self.pipeline = Pipeline(settings)
+        self.fetcher = Fetcher(settings)
 
     def start(self) -> None:
         """Start the engine processes without waiting for them."""

@@ -7,13 +7,15 @@ are taken when they lie in 0..65535, floats when they lie in 0..1.
 """
 
 import io
+import warnings
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, PngImagePlugin, UnidentifiedImageError
 
-from service.errors import ImageTooLargeError, RequestError, UndecodableImageError, UnsupportedImageError
+from service.errors import RequestError, UndecodableImageError, UnsupportedImageError
+from service.file_checks import check_file, check_size
 from service.pixels import decode_16_bits
 
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP")
@@ -23,19 +25,21 @@ _BITS_PER_SAMPLE = 258  # TIFF tag
 
 # Pillow's own guard only warns at 89 megapixels; `decode` has a limit of its own, checked on the header.
 Image.MAX_IMAGE_PIXELS = None
+# Python remembers each warning that it has shown, and those of damaged files name what is in the file.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+PngImagePlugin.MAX_TEXT_MEMORY = 4 * 1024 * 1024  # of all text chunks once decompressed; Pillow takes 64 MB
 
 
-def decode(data: bytes, *, max_pixels: int = 100_000_000) -> NDArray[np.uint8]:
+def decode(data: bytes, *, max_pixels: int = 100_000_000, max_side: int = 32_768) -> NDArray[np.uint8]:
     """Decode JPEG, PNG, WebP, TIFF (first page) or BMP to RGB (H, W, 3), C-contiguous and writable.
 
-    Raises UnsupportedImageError for other formats, ImageTooLargeError above `max_pixels`, and
-    UndecodableImageError for damaged files.
+    Raises UnsupportedImageError for other formats, ImageTooLargeError above `max_pixels` or `max_side`, and
+    UndecodableImageError for damaged files and for those made to cost much.
     """
     try:
+        check_file(data, max_pixels=max_pixels, max_side=max_side)
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            width, height = image.size
-            if width * height > max_pixels:
-                raise ImageTooLargeError(f"the image has {width} x {height} pixels; the limit is {max_pixels:,} in all")
+            check_size(*image.size, max_pixels=max_pixels, max_side=max_side)
             image.load()
             pixels = _to_rgb(image, data)
     except RequestError:
@@ -50,7 +54,10 @@ def _explain(data: bytes, error: Exception) -> RequestError:
         return UndecodableImageError("the image has no bytes")
     if not data.startswith(_MAGIC) and not (data.startswith(b"RIFF") and data[8:12] == b"WEBP"):
         return UnsupportedImageError(f"the bytes are no image of a format taken: {', '.join(FORMATS)}")
-    return UndecodableImageError(f"the image is truncated, damaged or of a kind not supported: {error}")
+    words = "the image is truncated, damaged or of a kind not supported"
+    if isinstance(error, UnidentifiedImageError):  # which names an address in memory
+        return UndecodableImageError(words)
+    return UndecodableImageError(f"{words}: {error}")
 
 
 def _to_rgb(image: Image.Image, data: bytes) -> NDArray[np.uint8]:
@@ -70,13 +77,9 @@ def _is_16_bit_colour(image: Image.Image, data: bytes) -> bool:
     if image.format == "PNG":
         return bool(data[24] == 16)  # IHDR's bit depth
     if image.format == "TIFF":
-        bits = _tiff_tags(image).get(_BITS_PER_SAMPLE, (8,))
-        return bool(max(bits) == 16)
+        tags: Any = getattr(image, "tag_v2", {})
+        return bool(max(tags.get(_BITS_PER_SAMPLE, (8,))) == 16)
     return False
-
-
-def _tiff_tags(image: Image.Image) -> dict[int, Any]:
-    return dict(getattr(image, "tag_v2", {}))
 
 
 def _wide_gray_to_rgb(samples: NDArray[Any]) -> NDArray[np.uint8]:
@@ -97,7 +100,7 @@ def _wide_gray_to_rgb(samples: NDArray[Any]) -> NDArray[np.uint8]:
 def _wide_colour_to_rgb(image: Image.Image, data: bytes) -> NDArray[np.uint8]:
     """16-bit colour, which Pillow does not keep; it has decoded the same bytes before, so they are whole."""
     decoded = decode_16_bits(data)
-    if decoded is None:
+    if decoded is None or decoded.shape[:2] != (image.height, image.width):
         raise UndecodableImageError("16-bit colour of this kind is not supported; save it as PNG")
     if decoded.ndim == 2:
         colour = np.repeat(decoded[..., None], 3, axis=2)

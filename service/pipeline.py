@@ -35,6 +35,7 @@ class Pipeline:
     def __init__(self, settings: Settings) -> None:
         self.threads = Threads(available_cpus(), "codec")
         self._max_pixels = settings.max_pixels
+        self._max_side = settings.max_side
         self._max_queue = settings.max_queue
         self._num_images = 0
         # Decoded images are large: as many as keep the threads and one engine busy, and no more.
@@ -58,7 +59,7 @@ class Pipeline:
         begin = time.perf_counter()
         async with self._decoded:
             admitted = time.perf_counter()
-            pixels = await self.threads.run(image.decode, data, max_pixels=self._max_pixels)
+            pixels = await self.threads.run(image.decode, data, max_pixels=self._max_pixels, max_side=self._max_side)
             decoded = time.perf_counter()
             result, timings = await model.threads.run(
                 model.segment,

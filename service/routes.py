@@ -100,7 +100,12 @@ async def _segment(model: Model, query: SegmentQuery, request: Request, context:
     wish = read_wish(query, request.headers.get("accept", ""), model.metadata)
     if not model.engine.is_ready:
         raise EngineDownError(f"model {model.engine.label} {model.engine.state}")
-    body = await read_body(request, max_images=context.settings.max_images, threads=context.pipeline.threads)
+    body = await read_body(
+        request,
+        max_images=context.settings.max_images,
+        threads=context.pipeline.threads,
+        fetcher=context.fetcher,
+    )
     if body.is_list and wish.picture_only:
         raise InvalidParameterError("Accept: image/png gives one picture; post one image, or accept application/json")
     with context.pipeline.places(len(body.images)):
