@@ -10,11 +10,12 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from service import answers, hugging_face, image, tracing
+from service import answers, hugging_face, tracing
 from service.answers import Wish
 from service.artifact import ArtifactMetadata
 from service.budget import Budget
 from service.errors import ServiceError
+from service.image import EncodedImage
 from service.instances import Result
 from service.metrics import Metrics, Stage
 from service.model import Model
@@ -39,6 +40,7 @@ class Pipeline:
         self._metrics = metrics
         self.threads = Threads(available_cpus(), "codec")  # what is not one model's affair
         self._max_pixels = settings.max_pixels
+        self._max_side = settings.max_side
         self._pixels = Budget(settings.max_inflight_pixels)
         # More threads than processors would only take turns: the first image is answered first.
         self._processors = threading.BoundedSemaphore(available_cpus())
@@ -63,13 +65,14 @@ class Pipeline:
 
     def _answer(self, data: bytes, model: Model, wish: Wish, ticket: Ticket, begin: float) -> Payload:
         ticket.check()
-        width, height = image.read_size(data, max_pixels=self._max_pixels)
+        file = EncodedImage(data, max_pixels=self._max_pixels, max_side=self._max_side)
+        width, height = file.size
         with self._pixels.hold(width * height, ticket):
             with self._processors:
                 ticket.check()
                 admitted = time.perf_counter()
                 with tracing.span("decode", width=width, height=height):
-                    pixels = image.decode(data, max_pixels=self._max_pixels)
+                    pixels = file.decode()
                 decoded = time.perf_counter()
             result, timings = model.segment(
                 pixels, ticket, score_threshold=wish.score_threshold, overlap_threshold=wish.overlap_threshold

@@ -22,6 +22,7 @@ from service.errors import (
 from service.schemas import SegmentQuery
 
 MEDIA_TYPE = "application/problem+json"
+_MAX_ERRORS = 10  # of one request's parameters; an answer to nonsense need not be longer than the nonsense
 
 logger = logging.getLogger("knet.http")
 
@@ -75,7 +76,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def _validation_error(request: Request, error: RequestValidationError) -> Response:
-        errors = [_explain(entry) for entry in error.errors()]
+        errors = [_explain(entry) for entry in error.errors()[:_MAX_ERRORS]]
         detail = "; ".join(f"`{entry['parameter']}`: {entry['message']}" for entry in errors)
         return problem_response(InvalidParameterError(detail), request.scope, errors=errors)
 

@@ -53,7 +53,12 @@ async def _segment(name: str, version: str | None, query: SegmentQuery, request:
     # What can be refused is refused before the body is read; by then the model may be another.
     check_ready(early := context.models.find(name, version))
     read_wish(query, accept, early.metadata)
-    body = await read_body(request, max_images=context.settings.max_images, threads=context.pipeline.threads)
+    body = await read_body(
+        request,
+        max_images=context.settings.max_images,
+        threads=context.pipeline.threads,
+        fetcher=context.fetcher,
+    )
     ticket = make_ticket(context, query.timeout_ms)
     with context.models.lease(name, version) as model:
         logs.model.set(model.label)

@@ -5,6 +5,7 @@ docs/operation.md has them in a table; `knet serve --help` makes its own from th
 
 import ipaddress
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -69,6 +70,22 @@ class Settings(BaseSettings):
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
         default=(), description="keys taken in `Authorization: Bearer KEY`, separated by commas; empty: open"
     )
+    admin_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
+        default=(), description="keys that may also load and unload models, separated by commas"
+    )
+    api_keys_file: Path | None = Field(
+        default=None, description="file of hashed keys, a line each (see `knet key`); read again when it changes"
+    )
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="origins whose pages may use the API, separated by commas: https://app.example.org; `*`: all",
+    )
+    url_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="hosts that images may be fetched from, by commas: HOST, *.DOMAIN, HOST:PORT; empty: none",
+    )
+    url_allow_http: bool = Field(default=False, description="fetch images by http:// as well as https://")
+    url_timeout_s: float = Field(default=10.0, gt=0, description="seconds that fetching one request's images may take")
     allow_unauthenticated: bool = Field(
         default=False, description="listen on other addresses than loopback without any key"
     )
@@ -151,10 +168,26 @@ class Settings(BaseSettings):
         path = {**env_settings(), **init_settings()}.get("config")
         return init_settings, env_settings, file_source(settings_cls, path)
 
-    @field_validator("api_keys", mode="before")
+    @field_validator("api_keys", "admin_keys", "cors_origins", "url_hosts", mode="before")
     @classmethod
-    def _split_keys(cls, value: Any) -> Any:
-        return tuple(key.strip() for key in value.split(",") if key.strip()) if isinstance(value, str) else value
+    def _split(cls, value: Any) -> Any:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _check_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in origins:
+            if origin != "*" and not re.fullmatch(r"https?://[^/\s*?#@]+", origin):
+                raise ValueError(f"origin {origin!r} must have the form https://HOST or https://HOST:PORT, or be *")
+        return origins
+
+    @field_validator("url_hosts")
+    @classmethod
+    def _check_hosts(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
+        for host in hosts:
+            if not re.fullmatch(r"(\*\.)?[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*(:[0-9]{1,5})?", host):
+                raise ValueError(f"host {host!r} must have the form HOST, *.DOMAIN or HOST:PORT")
+        return tuple(host.lower() for host in hosts)
 
     @model_validator(mode="before")
     @classmethod
@@ -163,9 +196,13 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _check_whole(self) -> Self:
-        for key in self.api_keys:
+        for key in (*self.api_keys, *self.admin_keys):
             if len(key.get_secret_value()) < 16:
                 raise ValueError("each API key must have at least 16 characters")
+        if self.max_body_bytes > self.max_buffered_bytes:
+            raise ValueError(
+                f"max_body_bytes {self.max_body_bytes} must not exceed max_buffered_bytes {self.max_buffered_bytes}"
+            )
         if self.max_images > self.max_queue:
             raise ValueError(f"max_images {self.max_images} must not exceed max_queue {self.max_queue}")
         if self.max_pixels > self.max_inflight_pixels:
@@ -176,10 +213,11 @@ class Settings(BaseSettings):
         self._check_batching("", self.of_model(""))
         for name in self.models:
             self._check_batching(f"models.{name}: ", self.of_model(name))
-        if not (is_loopback(self.host) or self.api_keys or self.allow_unauthenticated):
+        has_keys = bool(self.api_keys or self.admin_keys or self.api_keys_file)
+        if not (is_loopback(self.host) or has_keys or self.allow_unauthenticated):
             raise ValueError(
-                f"refusing to listen on {self.host} without API keys: set KNET_API_KEYS, listen on 127.0.0.1, "
-                "or say KNET_ALLOW_UNAUTHENTICATED=true where something in front authenticates"
+                f"refusing to listen on {self.host} without API keys: set KNET_API_KEYS or KNET_API_KEYS_FILE, "
+                "listen on 127.0.0.1, or say KNET_ALLOW_UNAUTHENTICATED=true where something in front authenticates"
             )
         return self
 
