@@ -10,6 +10,7 @@ from starlette.middleware import Middleware
 from service import problems, routes
 from service.context import Context
 from service.middleware import ApiKeys, BodyLimit, RequestContext
+from service.page_routes import pages
 from service.settings import Settings
 
 
@@ -30,8 +31,8 @@ def create_app(settings: Settings) -> FastAPI:
         version="1",
         description="Masks for images: panoptic, instance and semantic segmentation with K-Net.",
         lifespan=lifespan,
+        docs_url=None,  # of `service.page_routes`, as FastAPI's loads from elsewhere
         redoc_url=None,
-        swagger_ui_oauth2_redirect_url=None,
         middleware=[
             Middleware(RequestContext),
             Middleware(ApiKeys, keys=[key.get_secret_value() for key in settings.api_keys]),
@@ -43,4 +44,5 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(routes.segment)
     app.include_router(routes.models)
     app.include_router(routes.root)
+    app.include_router(pages)
     return app

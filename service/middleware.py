@@ -17,10 +17,11 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service import page_routes
 from service.errors import BodyTooLargeError, MalformedRequestError, ServiceError, UnauthorizedError
 from service.problems import problem_response
 
-OPEN_PATHS = frozenset({"/", "/healthz", "/readyz", "/docs", "/openapi.json"})
+OPEN_PATHS = frozenset({"/healthz", "/readyz", "/openapi.json"}) | page_routes.PATHS
 
 logger = logging.getLogger("knet.http")
 _DRAIN_S = 5.0
