@@ -16,6 +16,7 @@ from service.engine_worker import Opener
 from service.keys import ApiKeys
 from service.middleware import RequestContext
 from service.model_control import control
+from service.page_routes import pages
 from service.security_headers import SecurityHeaders
 from service.settings import Settings
 from service.variants import open_session
@@ -42,8 +43,8 @@ def create_app(settings: Settings, *, opener: Opener = open_session) -> FastAPI:
         version="1",
         description="Masks for images: panoptic, instance and semantic segmentation with K-Net.",
         lifespan=lifespan,
+        docs_url=None,  # of `service.page_routes`, as FastAPI's loads from elsewhere
         redoc_url=None,
-        swagger_ui_oauth2_redirect_url=None,
         middleware=_middleware(settings),
     )
     app.state.context = context
@@ -54,6 +55,7 @@ def create_app(settings: Settings, *, opener: Opener = open_session) -> FastAPI:
     app.include_router(open_inference.router)
     app.include_router(routes.root)
     app.include_router(metrics_routes.metrics)
+    app.include_router(pages)
     openapi.install(app)
     return app
 

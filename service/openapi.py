@@ -11,7 +11,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from service.middleware import OPEN_PATHS
+from service.keys import OPEN_PATHS
 from service.open_inference_wire import HEADER_LENGTH, InferAnswer, InferRequest
 from service.problems import MEDIA_TYPE
 from service.schemas import Answer, Answers, HuggingFaceSegment

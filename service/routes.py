@@ -1,12 +1,10 @@
-"""The routes: `segment`, `models`, and `root` with health and the page to try it in."""
+"""The routes: `segment`, `models`, and `root` with health."""
 
-from functools import cache
-from importlib import resources
 from typing import Annotated
 
 import orjson
 from fastapi import APIRouter, Query, Request
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import Response
 
 from service import logs
 from service.answer_all import answer_all, make_ticket
@@ -107,17 +105,3 @@ async def ready(context: ContextDep) -> Health:
     if waiting := context.models.not_ready():
         raise EngineDownError("; ".join(waiting))
     return Health(status="ready")
-
-
-@root.get("/", include_in_schema=False)
-async def page() -> HTMLResponse:
-    """A page to try it in."""
-    policy = (
-        "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src blob:; connect-src 'self'"
-    )
-    return HTMLResponse(_page(), headers={"Content-Security-Policy": policy})
-
-
-@cache
-def _page() -> str:
-    return resources.files("service").joinpath("page.html").read_text(encoding="utf-8")
