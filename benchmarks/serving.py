@@ -67,7 +67,12 @@ SERVERS = {
         Server(
             name="ray_serve",
             command=("-m", "benchmarks.servers.ray_serve"),
-            environment={"RAY_SERVE_THROUGHPUT_OPTIMIZED": "1", "RAY_USAGE_STATS_ENABLED": "0"},
+            environment={
+                "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+                "RAY_USAGE_STATS_ENABLED": "0",
+                "RAY_worker_niceness": "0",  # else its workers come last on a machine that is busy
+                "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
+            },
         ),
     )
 }
