@@ -26,26 +26,13 @@ def _main() -> None:
     """K-Net image segmentation: train, evaluate, export, serve."""
 
 
-@app.command()
-def serve(
-    repository: Annotated[
-        Path | None, typer.Option(help="Folder of models, NAME/VERSION/artifact.json. Default: the bundled models.")
-    ] = None,
-    host: Annotated[str | None, typer.Option(help="Address to listen on. Default: 127.0.0.1.")] = None,
-    port: Annotated[int | None, typer.Option(help="Port to listen on. Default: 8000.")] = None,
-) -> None:
-    """Serve models over HTTP until stopped.
-
-    Each option is also an environment variable (KNET_REPOSITORY, KNET_HOST, KNET_PORT), as are all other settings:
-    KNET_API_KEYS, KNET_MAX_BODY_BYTES, KNET_MAX_PIXELS, KNET_MAX_QUEUE, ... (service/settings.py lists them).
-    """
+@app.command(add_help_option=False, context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
+def serve(context: typer.Context) -> None:
+    """Serve models over HTTP until stopped."""
     with _explained("serve"):
-        from service.server import run
-        from service.settings import Settings
+        from knet.serve import command
 
-        given: dict[str, Any] = {"repository": repository, "host": host, "port": port}
-        settings = Settings(**{name: value for name, value in given.items() if value is not None})
-        run(settings)
+        command(context.args, prog_name=context.command_path, standalone_mode=False)
 
 
 @app.command()
@@ -463,7 +450,8 @@ def _words(error: Any) -> str:
     """Message of an expected error; pydantic's without its web addresses."""
     if hasattr(error, "errors"):
         return "; ".join(
-            f"{'.'.join(map(str, entry['loc'])) or 'settings'}: {entry['msg']}" for entry in error.errors()
+            f"{'.'.join(map(str, entry['loc'])) or 'settings'}: {entry['msg'].removeprefix('Value error, ')}"
+            for entry in error.errors()
         )
     return str(error)
 

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 from starlette.middleware import Middleware
 
-from service import problems, routes
+from service import metrics_routes, problems, routes
 from service.context import Context
 from service.engine_worker import Opener
 from service.middleware import ApiKeys, BodyLimit, RequestContext
@@ -51,4 +51,5 @@ def create_app(settings: Settings, *, opener: Opener = open_session) -> FastAPI:
     app.include_router(control)
     app.include_router(routes.models)
     app.include_router(routes.root)
+    app.include_router(metrics_routes.metrics)
     return app

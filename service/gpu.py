@@ -2,11 +2,15 @@
 
 import importlib
 import importlib.util
+import logging
 import os
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from service.errors import ArtifactError
+
+logger = logging.getLogger("knet.gpu")
 
 DEVICE = 0  # of those that CUDA_VISIBLE_DEVICES leaves
 
@@ -51,6 +55,38 @@ def find_gpu() -> Gpu | None:
     if status != runtime.cudaError_t.cudaSuccess:
         return None
     return Gpu(properties.name.decode(), f"{properties.major}.{properties.minor}")
+
+
+def memory_used() -> dict[str, float]:
+    """Bytes in use on each GPU of the machine, by its number; empty without a GPU, its driver or cuda-python."""
+    return {device: float(memory.used) for device, memory in _memory().items()}
+
+
+def memory_total() -> dict[str, float]:
+    """Bytes of each GPU of the machine, by its number; empty without a GPU, its driver or cuda-python."""
+    return {device: float(memory.total) for device, memory in _memory().items()}
+
+
+def _memory() -> dict[str, Any]:
+    """Asked through NVML: the CUDA runtime would take hundreds of megabytes of the GPU for this process."""
+    if (nvml := _load_nvml()) is None:
+        return {}
+    handles = {str(index): nvml.device_get_handle_by_index_v2(index) for index in range(nvml.device_get_count_v2())}
+    return {device: nvml.device_get_memory_info_v2(handle) for device, handle in handles.items()}
+
+
+@cache
+def _load_nvml() -> Any:
+    """NVML, initialised; None where it or its driver is missing, which is not asked again."""
+    if not is_installed("cuda.bindings.nvml"):
+        return None
+    nvml = importlib.import_module("cuda.bindings.nvml")
+    try:
+        nvml.init_v2()
+    except Exception as error:  # a missing library is a RuntimeError, a missing device NVML's own
+        logger.debug("no GPU memory in the metrics: %s", error)
+        return None
+    return nvml
 
 
 def load_cuda() -> Any:

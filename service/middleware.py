@@ -17,6 +17,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service import logs
 from service.errors import BodyTooLargeError, MalformedRequestError, ServiceError, UnauthorizedError
 from service.problems import problem_response
 
@@ -40,6 +41,7 @@ class RequestContext:
         given = Headers(scope=scope).get("x-request-id", "")
         request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         scope.setdefault("state", {})["request_id"] = request_id
+        logs.request_id.set(request_id)  # for this task and its threads
         begin = time.perf_counter()
         status = 0
 
@@ -55,13 +57,23 @@ class RequestContext:
         except ClientDisconnect:
             status = status or 499  # for the log alone; nobody is there to answer
         except Exception as error:
-            logger.exception("request %s", request_id)
+            logger.exception("request failed")
             if not status:
                 failure = ServiceError(f"{type(error).__name__}: {error}")
                 await problem_response(failure, scope)(scope, receive, send_with_id)
-        milliseconds = 1000 * (time.perf_counter() - begin)
-        logger.info("%s %s %d %.0f ms %s", scope["method"], scope["path"], status, milliseconds, request_id)
+        _log_access(scope, status, 1000 * (time.perf_counter() - begin))
         return None
+
+
+def _log_access(scope: Scope, status: int, milliseconds: float) -> None:
+    fields = {
+        "method": scope["method"],
+        "path": scope["path"],
+        "status": status,
+        "duration_ms": round(milliseconds, 2),
+        "key_name": scope["state"].get("key_name"),
+    }
+    logger.info("%s %s %d %.0f ms", scope["method"], scope["path"], status, milliseconds, extra=fields)
 
 
 class ApiKeys:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.answers import tasks_of
+from service.artifact import Variant
 from service.engine import Engine, EngineOptions, Observer, Timings
 from service.engine_worker import Opener
 from service.errors import EngineDownError, ServiceError
@@ -49,6 +50,7 @@ class Model:
         gpus: list[int | None] = list(range(count_gpus())) if uses_gpu(variants[0]) else []
         places = gpus or [None] * (options.replicas or 1)
         threads = options.engine_threads or max(1, available_cpus() // len(places))
+        max_batch = options.max_batch or settings.max_batch
         self.engines = [
             Engine(
                 stored.metadata,
@@ -57,9 +59,9 @@ class Model:
                 EngineOptions(
                     threads=threads,
                     timeout_s=settings.engine_timeout_s,
-                    max_batch=options.max_batch,
-                    batch_delay_s=options.batch_delay_ms / 1000,
-                    memory_bytes=options.memory_mb * 2**20 if options.memory_mb is not None else None,
+                    max_batch=max_batch,
+                    batch_delay_s=(options.batch_delay_ms or 0.0) / 1000,
+                    memory_bytes=options.memory_mb * 2**20 if options.memory_mb else None,
                     gpu=gpu,
                 ),
                 opener=opener,
@@ -68,7 +70,8 @@ class Model:
             for gpu in places
         ]
         # As many images as fill two batches of each engine, while the processors decode and encode others.
-        self.threads = Threads(2 * options.max_batch * len(places) + available_cpus(), f"feed {self.label}")
+        self.threads = Threads(2 * max_batch * len(places) + available_cpus(), f"feed {self.label}")
+        self.num_images = 0  # accepted and not answered, for the event loop alone
         self._lock = threading.Lock()
         self._num_leases = 0
         self._is_retired = False
@@ -82,6 +85,11 @@ class Model:
     def state(self) -> str:
         """What its engines do: of one that is not ready, if there is one."""
         return next((engine.state for engine in self.engines if not engine.is_ready), "is ready")
+
+    @property
+    def variant(self) -> Variant:
+        """The one that runs: the first engine's, which may be another than its neighbour's only for a while."""
+        return self.engines[0].variant
 
     @property
     def expected_wait_s(self) -> float:
@@ -165,7 +173,7 @@ class Model:
             mask_quality=metadata.mask_quality,
             most_things_per_tile=metadata.num_thing_slots if metadata.kind == "panoptic" else None,
             variants=metadata.variants,
-            running=self.engines[0].variant.name,
+            running=self.variant.name,
         )
 
 

@@ -85,6 +85,10 @@ class Models:
         """Every version."""
         return [model for versions in self._by_name.values() for model in versions.values()]
 
+    def sums(self, count: Callable[[Model], float]) -> dict[str, float]:
+        """Sum of a number over the versions of each model, by its name."""
+        return {name: sum(map(count, versions.values())) for name, versions in self._by_name.items()}
+
     def start(self) -> None:
         """Start all engine processes without waiting for them."""
         for model in self.all():

@@ -1,8 +1,10 @@
 """One request's images through decode, engine and encode, beside the event loop and with bounds on what waits."""
 
+import asyncio
 import threading
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import orjson
@@ -12,7 +14,9 @@ from service import answers, image
 from service.answers import Wish
 from service.artifact import ArtifactMetadata
 from service.budget import Budget
+from service.errors import ServiceError
 from service.instances import Result
+from service.metrics import Metrics, Stage
 from service.model import Model
 from service.session import available_cpus
 from service.settings import Settings
@@ -31,7 +35,8 @@ class Payload:
 class Pipeline:
     """The steps of all requests; images that are decoded at once have at most `settings.max_inflight_pixels`."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+        self._metrics = metrics
         self.threads = Threads(available_cpus(), "codec")  # what is not one model's affair
         self._max_pixels = settings.max_pixels
         self._pixels = Budget(settings.max_inflight_pixels)
@@ -41,7 +46,20 @@ class Pipeline:
     async def answer(self, data: bytes, model: Model, wish: Wish, ticket: Ticket) -> Payload:
         """Answer for one image file; raises ServiceError."""
         begin = time.perf_counter()
-        return await model.threads.run(self._answer, data, model, wish, ticket, begin)
+        outcome = "internal-error"
+        try:
+            payload = await model.threads.run(self._answer, data, model, wish, ticket, begin)
+            outcome = "ok"
+        except ServiceError as error:
+            outcome = error.type
+            raise
+        except asyncio.CancelledError:  # by whoever attends to the request
+            outcome = ticket.error.type if ticket.error is not None else outcome
+            raise
+        finally:
+            seconds = time.perf_counter() - begin
+            self._metrics.answered(model=model.metadata.name, task=wish.task, outcome=outcome, seconds=seconds)
+        return payload
 
     def _answer(self, data: bytes, model: Model, wish: Wish, ticket: Ticket, begin: float) -> Payload:
         ticket.check()
@@ -55,14 +73,24 @@ class Pipeline:
             result, timings = model.segment(
                 pixels, ticket, score_threshold=wish.score_threshold, overlap_threshold=wish.overlap_threshold
             )
-            seconds = {
-                "decode": decoded - admitted,
-                "queue": admitted - begin + timings.queue,
-                "engine": timings.engine,
-            }
             with self._processors:
                 ticket.check()
-                return _encode(pixels, result, wish, model.metadata, seconds, begin)
+                start = time.perf_counter()
+                encoded = _encode(pixels, result, wish, model.metadata)
+                end = time.perf_counter()
+                stages: tuple[tuple[Stage, float], ...] = (
+                    ("decode", decoded - admitted),
+                    ("queue", admitted - begin + timings.queue),
+                    ("engine", timings.engine),
+                    ("encode", end - start),
+                )
+                for stage, seconds in stages:
+                    self._metrics.stage(model=model.metadata.name, stage=stage, seconds=seconds)
+                if isinstance(encoded, Payload):
+                    return encoded
+                timing = (*stages, ("total", end - begin))
+                encoded["timing_ms"] = {name: round(1000 * seconds, 2) for name, seconds in timing}
+                return Payload(orjson.dumps(encoded), "application/json")
 
     def close(self) -> None:
         """Let running work finish."""
@@ -70,20 +98,10 @@ class Pipeline:
 
 
 def _encode(
-    pixels: NDArray[np.uint8],
-    result: Result,
-    wish: Wish,
-    metadata: ArtifactMetadata,
-    seconds: dict[str, float],
-    begin: float,
-) -> Payload:
-    """The body of the answer; `seconds` of the steps before, which began at `begin`."""
-    start = time.perf_counter()
+    pixels: NDArray[np.uint8], result: Result, wish: Wish, metadata: ArtifactMetadata
+) -> Payload | dict[str, Any]:
+    """A picture as it is sent, or the JSON answer but for its timing."""
     shown = answers.view(result, wish, metadata)
     if wish.picture_only:
         return Payload(answers.picture(pixels, shown, wish, metadata), "image/png")
-    document = answers.document(pixels, shown, wish, metadata)
-    end = time.perf_counter()
-    seconds = {**seconds, "encode": end - start, "total": end - begin}
-    document["timing_ms"] = {name: round(1000 * value, 2) for name, value in seconds.items()}
-    return Payload(orjson.dumps(document), "application/json")
+    return answers.document(pixels, shown, wish, metadata)

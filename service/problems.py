@@ -30,7 +30,7 @@ def problem(error: ServiceError, scope: Scope) -> dict[str, Any]:
     """The problem object; what is not the client's business stays in the log."""
     detail = error.detail
     if error.status == 500:
-        logger.error("request %s failed: %s", request_id(scope), detail)
+        logger.error("request failed: %s", detail)
         detail = "The server failed on this request; its log says more under this request id."
     return {
         "type": f"urn:knet:problem:{error.type}",

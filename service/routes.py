@@ -10,6 +10,7 @@ import orjson
 from fastapi import APIRouter, Query, Request
 from starlette.responses import HTMLResponse, Response
 
+from service import logs
 from service.answers import Wish, read_wish
 from service.attend import attend
 from service.bodies import read_body
@@ -110,6 +111,7 @@ async def _segment(name: str, version: str | None, query: SegmentQuery, request:
     body = await read_body(request, max_images=context.settings.max_images, threads=context.pipeline.threads)
     ticket = Ticket(_seconds(query, context))
     with context.models.lease(name, version) as model:
+        logs.model.set(model.label)
         wish = read_wish(query, accept, model.metadata)
         if body.is_list and wish.picture_only:
             raise InvalidParameterError(

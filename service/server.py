@@ -14,11 +14,12 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 
+from service import logs
 from service.app import create_app
 from service.context import Context
 from service.engine_worker import Opener
 from service.errors import ServiceError
-from service.settings import Settings
+from service.settings import Settings, unknown_variables
 from service.variants import open_session
 
 logger = logging.getLogger("knet.server")
@@ -74,9 +75,9 @@ class Server(uvicorn.Server):
 
 def run(settings: Settings, *, opener: Opener = open_session) -> None:
     """Serve until SIGTERM or Ctrl-C; raises ArtifactError when the repository is no good."""
-    logging.basicConfig(
-        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
-    )
+    logs.configure(settings.log_level, settings.log_format)
+    if unknown := unknown_variables():
+        logger.warning("environment variables that are no settings: %s", ", ".join(unknown))
     with _listen(settings) as listener:
         server = Server(create_app(settings, opener=opener), settings)
         logger.info("listening on %s (API documentation: /docs)", _url(listener))

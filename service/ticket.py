@@ -19,7 +19,7 @@ class Ticket:
         self._seconds = seconds
         self.deadline = time.monotonic() + seconds
         self._lock = threading.Lock()
-        self._error: ServiceError | None = None
+        self.error: ServiceError | None = None  # what it was cancelled with
         self._on_cancel: list[Callable[[ServiceError], None]] = []
 
     @property
@@ -29,8 +29,8 @@ class Ticket:
 
     def check(self) -> None:
         """Raise what it was cancelled with, or DeadlineError after the deadline; else nothing."""
-        if self._error is not None:
-            raise self._error
+        if self.error is not None:
+            raise self.error
         if not self.remaining:
             raise self.expired()
 
@@ -41,16 +41,16 @@ class Ticket:
     def cancel(self, error: ServiceError) -> None:
         """End it: work that waits is woken with `error`, work that runs sees it at its next check."""
         with self._lock:
-            self._error = self._error or error
+            self.error = self.error or error
             listeners, self._on_cancel = self._on_cancel, []
         for listener in listeners:
-            listener(self._error)
+            listener(self.error)
 
     @contextmanager
     def watched(self, listener: Callable[[ServiceError], None]) -> Iterator[None]:
         """Within the block, `listener` is called once if the ticket is cancelled (at once if it has been)."""
         with self._lock:
-            error = self._error
+            error = self.error
             if error is None:
                 self._on_cancel.append(listener)
         if error is not None:

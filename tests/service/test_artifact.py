@@ -5,8 +5,10 @@ from pydantic import ValidationError
 
 from service import artifact
 from service.artifact import ArtifactMetadata, Variant
+from service.app import create_app
 from service.errors import ArtifactError
 from service.repository import scan
+from service.settings import Settings
 from service.settings import BUNDLED_REPOSITORY
 
 
@@ -173,4 +175,4 @@ def test_an_artifact_without_a_graph_for_this_server_is_refused(folder, metadata
     variant = metadata.variants[0].model_dump() | {"runtime": "tensorrt"}
     change(folder, variants=[variant])
     with pytest.raises(ArtifactError, match="cannot run here: tensorrt-fp32: "):
-        scan(folder.parent.parent)
+        create_app(Settings(repository=folder.parent.parent))
