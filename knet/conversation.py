@@ -135,7 +135,7 @@ def _content(response: httpx.Response) -> Any:
 def _pause(reply: Reply, attempt: int) -> float | None:
     """Seconds until the next attempt, at least those that the server names; None: there is no use in one."""
     # Clients that were refused together do not come back together.
-    pause = _FIRST_PAUSE_S * 2**attempt * random.uniform(0.5, 1.5)
+    pause: float = _FIRST_PAUSE_S * 2**attempt * random.uniform(0.5, 1.5)
     if isinstance(reply, _LOST):
         return pause
     if not isinstance(reply, httpx.Response) or reply.status_code not in _RETRIED:

@@ -16,6 +16,7 @@ from service.errors import (
     UndecodableImageError,
     UnsupportedBodyError,
 )
+from service.json_guard import check_json
 from service.threads import Threads
 
 _FORMS = "raw bytes (image/*, application/octet-stream), multipart/form-data, application/json"
@@ -63,6 +64,7 @@ async def _read_multipart(request: Request, max_images: int) -> Body:
 
 
 def _read_json(content: bytes) -> Body:
+    check_json(content)
     try:
         document = orjson.loads(content)
     except orjson.JSONDecodeError as error:

@@ -36,7 +36,7 @@ def check_problem(response: httpx.Response, status: int, type_: str, words: str)
     ("params", "words"),
     [
         ({"task": "depth"}, "'panoptic', 'instance' or 'semantic'"),
-        ({"format": "gif"}, "'rle', 'png' or 'overlay'"),
+        ({"format": "gif"}, "'rle', 'polygon', 'png', 'overlay' or 'huggingface'"),
         ({"score_threshold": "1.5"}, "score_threshold"),
         ({"score_threshold": "-0.1"}, "score_threshold"),
         ({"score_threshold": "nan"}, "score_threshold"),
