@@ -1,5 +1,6 @@
 """The `knet` command. Heavy imports are inside the subcommand that needs them."""
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,35 +34,55 @@ def serve(context: typer.Context) -> None:
 
 @app.command()
 def segment(
-    image: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="JPEG, PNG, WebP, TIFF or BMP file.")],
+    images: Annotated[
+        list[Path], typer.Argument(exists=True, dir_okay=False, help="JPEG, PNG, WebP, TIFF or BMP files.")
+    ],
     out: Annotated[
-        Path, typer.Option(file_okay=False, help="Folder for the answer (JSON) and the picture (PNG).")
+        Path, typer.Option(file_okay=False, help="Folder for answers (NAME.json) and pictures (NAME.png).")
     ] = Path("demo"),
+    json_file: Annotated[
+        typer.FileTextWrite | None,
+        typer.Option("--json", help="Write the answers here, a line each, and nothing else; - is standard output."),
+    ] = None,
     url: Annotated[str | None, typer.Option(help="A running server; without it, one is started and stopped.")] = None,
     api_key: Annotated[str | None, typer.Option(envvar="KNET_API_KEY", help="Key of that server.")] = None,
     model: Annotated[str, typer.Option(help="Name of the model.")] = "nuclei",
+    version: Annotated[str | None, typer.Option(help="Of the model. Default: the newest.")] = None,
     task: Annotated[str | None, typer.Option(help="panoptic, instance or semantic. Default: the model's.")] = None,
+    format: Annotated[
+        str | None,
+        typer.Option(help="rle, polygon, png, overlay or huggingface. Default: overlay, with --json rle."),
+    ] = None,
     score_threshold: Annotated[float | None, typer.Option(help="Least score of an object, 0..1.")] = None,
     overlap_threshold: Annotated[
         float | None, typer.Option(help="Least share of a mask that must be its own, 0..1.")
     ] = None,
+    categories: Annotated[str | None, typer.Option(help="Only these: ids or names, separated by commas.")] = None,
 ) -> None:
-    """Segment one image: masks as JSON, and a picture of them drawn over the image."""
-    from knet.segment import segment_image, show
+    """Segment images: masks as JSON, and a picture of them drawn over the image."""
+    from knet.segment import check_names, segment_images, show, write_files
 
     with _explained("serve"), _server(url) as (where, start_timeout):
-        answer, files = segment_image(
-            image,
-            out,
+        if json_file is None:
+            check_names(images)
+        answers = segment_images(
+            images,
             url=where,
             api_key=api_key,
             start_timeout=start_timeout,
             model=model,
+            version=version,
             task=task,
+            format=format or ("overlay" if json_file is None else "rle"),
             score_threshold=score_threshold,
             overlap_threshold=overlap_threshold,
+            categories=[categories] if categories else [],
         )
-    show(answer, files)
+        for image, answer in answers:
+            if json_file is None:
+                show(answer, write_files(image, answer, out))
+            else:
+                json_file.write(json.dumps(answer) + "\n")
 
 
 @contextmanager

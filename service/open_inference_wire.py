@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, Field, ValidationError
 
 from service.errors import InvalidParameterError, MalformedRequestError, RequestError, UndecodableImageError
+from service.json_body import load_json
 from service.schemas import SegmentQuery
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
@@ -106,8 +107,9 @@ def read_request(body: bytes, header_length: str | None, *, max_images: int) -> 
         InvalidParameterError: a parameter is unknown or not legal, or there are too many images.
     """
     json_length = _json_length(body, header_length)
+    text = body[:json_length]
     try:
-        request = InferRequest.model_validate_json(body[:json_length])
+        request = InferRequest.model_validate(load_json(text))
     except ValidationError as error:
         raise MalformedRequestError(_explain(error)) from error
     (tensor,) = request.inputs

@@ -1,4 +1,4 @@
-"""Outlines of masks: rings along the edges of pixels, so that filling them gives exactly the mask.
+"""Outlines of masks: rings along the edges of pixels, so that filling them (`service.filling`) gives exactly the mask.
 
 Pixel (x, y) covers the square from (x, y) to (x + 1, y + 1); an image spans (0, 0) to (width, height). A segment is the
 `coordinates` of a GeoJSON MultiPolygon: one polygon for each part whose pixels share edges, its outer ring first, then
@@ -11,7 +11,7 @@ two pixels touch in a corner alone there are two). Outlines come from runs, so t
 """
 
 from bisect import bisect_right, insort
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -42,25 +42,6 @@ def trace(result: Result) -> Iterator[list[Polygon]]:
         total += len(corners.x)
         _check(total, "corners")
         yield from _polygons(corners, count)
-
-
-def fill(polygons: Sequence[Sequence[Sequence[Sequence[int]]]], size: tuple[int, int]) -> NDArray[np.bool_]:
-    """Mask (H, W) of the `coordinates` of a MultiPolygon, as `trace` makes them.
-
-    >>> square = [[0, 0], [2, 0], [2, 2], [0, 2], [0, 0]]
-    >>> fill([[square]], (2, 3)).tolist()
-    [[True, True, False], [True, True, False]]
-    """
-    height, width = size
-    is_odd = np.zeros((height + 1, width + 1), np.bool_)
-    for polygon in polygons:
-        for ring in polygon:
-            x, y = np.asarray(ring[:-1], np.int64).T
-            np.logical_xor.at(is_odd, (y, x), True)
-    # A pixel is inside where the corners that lie neither below nor right of it are odd in number.
-    np.logical_xor.accumulate(is_odd, axis=0, out=is_odd)
-    np.logical_xor.accumulate(is_odd, axis=1, out=is_odd)
-    return is_odd[:-1, :-1]
 
 
 @dataclass(frozen=True, kw_only=True)

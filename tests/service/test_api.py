@@ -187,12 +187,8 @@ def test_health_and_readiness_answer(http):
     assert http.get("/readyz").json() == {"status": "ready"}
 
 
-def test_documentation_describes_every_route(http):
+def test_documentation_describes_parameters_and_bodies(http):
     paths = http.get("/openapi.json").json()["paths"]
-    assert {operation["operationId"] for path in paths.values() for operation in path.values()} == {
-        "segment", "segment_with_version", "list_models", "get_model", "health", "ready", "metrics", "load_model",
-        "unload_model", "reload_models",
-    }  # fmt: skip
     post = paths["/v1/models/{name}/segment"]["post"]
     assert {parameter["name"] for parameter in post["parameters"] if parameter["in"] == "query"} == {
         "task", "format", "score_threshold", "overlap_threshold", "categories", "timeout_ms",

@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 
 from knet.client import KNetClient
-from service import hugging_face, polygons, rle
+from service import hugging_face, rle
 from service.errors import InvalidParameterError
+from service.filling import fill_polygons
 from service.segments import from_id_map
 from service.server import background
 from service.settings import Settings
@@ -60,7 +61,7 @@ def test_polygons_fill_to_the_masks_with_their_holes(kinds, picture, kind):
     for expected, segment in zip(by_rle["segments"], answer["segments"], strict=True):
         geometry = segment.pop("segmentation")
         assert geometry["type"] == "MultiPolygon"
-        np.testing.assert_array_equal(polygons.fill(geometry["coordinates"], (60, 80)), mask_of(expected))
+        np.testing.assert_array_equal(fill_polygons(geometry["coordinates"], (60, 80)), mask_of(expected))
         num_rings += sum(len(polygon) > 1 for polygon in geometry["coordinates"])
         assert segment == {key: value for key, value in expected.items() if key != "segmentation"}
     assert num_rings > 0

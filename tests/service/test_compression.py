@@ -1,9 +1,19 @@
 """Answers are compressed when that is asked, and pictures never."""
 
+import contextlib
 import gzip
+import socket
+import threading
 
+import httpx
 import numpy as np
 import pytest
+import uvicorn
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.gzip import GZipMiddleware
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
 
 ROUTE = "/v1/models/tiny/segment"
 
@@ -49,3 +59,25 @@ def test_pictures_are_not_compressed(http, large_answer):
     assert response.content.startswith(b"\x89PNG")
     assert len(response.content) > 1024
     assert "content-encoding" not in response.headers
+
+
+def test_the_compression_does_not_hide_that_a_client_left():
+    left = threading.Event()
+
+    async def wait_for_the_end(request):
+        while not await request.is_disconnected():
+            pass
+        left.set()
+        return PlainTextResponse("")
+
+    app = Starlette(routes=[Route("/", wait_for_the_end)], middleware=[Middleware(GZipMiddleware)])
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        server = uvicorn.Server(uvicorn.Config(app, log_config=None))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        with contextlib.suppress(httpx.ReadTimeout):
+            httpx.get(f"http://127.0.0.1:{listener.getsockname()[1]}/", timeout=1)
+        assert left.wait(30)
+        server.should_exit = True
+        thread.join()

@@ -243,6 +243,22 @@ def test_hostile_lengths_take_no_memory(case):
     assert peak < 2**20
 
 
+MANY = b'{"inputs": [{"data": [' + b"[]," * 1_000_000 + b"[]]}]}"
+
+
+def test_many_small_values_are_refused_before_they_are_read(http):
+    for route in (INFER, ROUTE):
+        response = http.post(route, content=MANY, headers={"Content-Type": "application/json"})
+        assert response.status_code == 400
+        assert "10,000 values" in response.text
+    tracemalloc.start()
+    with pytest.raises(RequestError):
+        read_request(MANY, None, max_images=16)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2 * len(MANY)
+
+
 def test_unknown_routes_have_the_protocols_form(http):
     for response in (http.get("/v2/nothing"), http.get(INFER), http.get("/v2/models/cats")):
         assert response.status_code in (404, 405)

@@ -8,6 +8,7 @@ from hypothesis.extra import numpy as npst
 
 from service import polygons, rle
 from service.errors import InvalidParameterError
+from service.filling import fill_polygons
 from service.instances import Instances
 from service.segments import Segment, Segmentation, from_id_map
 
@@ -52,7 +53,7 @@ def test_filling_gives_every_segment_back(id_map):
     found = list(polygons.trace(segmentation(id_map)))
     assert len(found) == id_map.max()
     for number, polygon_list in enumerate(found, start=1):
-        np.testing.assert_array_equal(polygons.fill(polygon_list, id_map.shape), id_map == number)
+        np.testing.assert_array_equal(fill_polygons(polygon_list, id_map.shape), id_map == number)
         for polygon in polygon_list:
             check_rings(polygon)
 
@@ -65,7 +66,7 @@ def test_each_polygon_is_one_part_with_its_own_holes(mask):
     if not mask.any():
         return
     count, labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=4)
-    parts = [polygons.fill([polygon], mask.shape) for polygon in outlines(mask)]
+    parts = [fill_polygons([polygon], mask.shape) for polygon in outlines(mask)]
     assert len(parts) == count - 1
     expected = {(labels == number).tobytes() for number in range(1, count)}
     assert {part.tobytes() for part in parts} == expected
