@@ -10,6 +10,7 @@ ServiceError
 │   ├── NotFoundError             404  no such model, version or page
 │   ├── NotAcceptableError        406  the answer has no form that the client takes
 │   ├── ConflictError             409  not as things stand
+│   ├── LoadFailedError           409  the repository's model cannot be loaded; what was there goes on serving
 │   ├── BodyTooLargeError         413  more bytes than the limit
 │   ├── ImageTooLargeError        413  more pixels than the limit
 │   ├── UnsupportedBodyError      415  a content type that carries no image
@@ -109,6 +110,14 @@ class ConflictError(RequestError):
     status = 409
     type = "conflict"
     title = "Conflict"
+
+
+class LoadFailedError(RequestError):
+    """The repository's model cannot be loaded; what was there goes on serving."""
+
+    status = 409
+    type = "load-failed"
+    title = "Model cannot be loaded"
 
 
 class BodyTooLargeError(RequestError):

@@ -5,6 +5,7 @@ from fastapi import APIRouter, Depends, Request
 from service.context import ContextDep
 from service.errors import ServiceError
 from service.keys import require_admin
+from service.openapi import CONTROL_ERRORS
 from service.problems import problem
 from service.schemas import ModelVersion, Problem, Reloaded
 
@@ -17,12 +18,7 @@ control = APIRouter(
     prefix="/v1/models",
     tags=["model control"],
     dependencies=[Depends(_check_admin)],
-    responses={
-        401: {"model": Problem, "description": "API key missing or unknown"},
-        403: {"model": Problem, "description": "The key is not an administrator's"},
-        404: {"model": Problem, "description": "No such model or version"},
-        500: {"model": Problem, "description": "It cannot be loaded; what was there goes on serving"},
-    },
+    responses=CONTROL_ERRORS,
 )
 
 

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from service import repository
 from service.answers import tasks_of
-from service.errors import ConflictError, NotFoundError, ServiceError
+from service.errors import ConflictError, LoadFailedError, NotFoundError, RequestError, ServiceError
 from service.model import Model
 from service.repository import StoredArtifact
 from service.schemas import ModelDetail, ModelSummary
@@ -109,10 +109,15 @@ class Models:
 
         Raises:
             NotFoundError: the repository has none.
-            ServiceError: it is damaged, or its engine does not start; what was there goes on serving.
+            LoadFailedError: it is damaged, or its engine does not start; what was there goes on serving.
         """
         with self._changing:
-            return self._load(repository.read(self._settings.repository, name, version))
+            try:
+                return self._load(repository.read(self._settings.repository, name, version))
+            except RequestError:
+                raise
+            except ServiceError as error:
+                raise LoadFailedError(error.detail) from error
 
     def unload(self, name: str, version: str) -> None:
         """Forget a version once its requests are answered; blocks.

@@ -19,20 +19,23 @@ from service.schemas import Answer, Answers, HuggingFaceSegment
 TAGS = [
     {"name": "segment", "description": "Masks for images."},
     {"name": "models", "description": "What is served."},
+    {"name": "model control", "description": "Models that come and go while the server runs; for administrators."},
     {"name": "health", "description": "For load balancers and orchestrators; no key is needed."},
     {"name": "open inference", "description": "The Open Inference Protocol v2, for clients of KServe and Triton."},
 ]
 _ERROR_NAMES = {
     400: "Malformed request",
     401: "API key missing or unknown",
+    403: "The key may not do this",
     404: "No such model or version",
     406: "`Accept` takes no form that the answer has",
+    409: "Not as things stand",
     413: "Too many bytes or pixels",
     415: "Not an image, or not of a format taken",
     422: "Invalid parameter, or an image that cannot be decoded",
     429: "Too many requests of this client; see Retry-After",
     500: "The server failed; its log says more under the request id",
-    503: "Queue full, or model not ready; see Retry-After",
+    503: "Queue full, model not ready, or server stopping; see Retry-After",
     504: "Not done in the time that the request or the server allows",
 }
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
@@ -88,7 +91,8 @@ def _request_body() -> dict[str, Any]:
     form = {"type": "array", "minItems": 1, "items": _BINARY["schema"]}
     return {
         "required": True,
-        "description": "One image, or several: JPEG, PNG, WebP, TIFF (first page) or BMP.",
+        "description": "One image, or several: JPEG, PNG, WebP, TIFF (first page) or BMP. With `KNET_URL_HOSTS` "
+        '{"url": ...} and {"urls": [...]}, too.',
         "content": {
             "image/*": _BINARY,
             "application/octet-stream": _BINARY,
@@ -127,6 +131,14 @@ MODEL_DOCS: dict[str, Any] = {
         200: {"content": {"application/json": {"example": examples()["model"]}}},
         **_errors(401, 404, 422, 429),
     }
+}
+CONTROL_ERRORS = _errors(401, 403, 404, 409, 422, 429)
+METRICS_DOCS: dict[str, Any] = {
+    "tags": ["health"],
+    "responses": {
+        200: {"description": "The server's metrics", "content": {"text/plain": {"schema": {"type": "string"}}}},
+        **_errors(401, 429),
+    },
 }
 HEALTH_DOCS: dict[str, Any] = {"tags": ["health"], "responses": _errors()}
 READY_DOCS: dict[str, Any] = {"tags": ["health"], "responses": _errors(503)}

@@ -110,7 +110,8 @@ def test_a_failed_load_leaves_the_old_version_serving(url, folder, segment, how)
         metadata["variants"][0]["sha256"] = file_sha256(path.parent / "model.onnx")
         path.write_text(json.dumps(metadata))
     failed = change(url, "tiny/versions/1/load")
-    assert failed.status_code == 500
+    assert failed.status_code == 409
+    assert failed.json()["type"] == "urn:knet:problem:load-failed"
     assert {"file": "sha256", "graph": "cannot load", "metadata": "not JSON"}[how] in failed.json()["detail"]
     assert segment().json()["segments"] == before
 
