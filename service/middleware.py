@@ -21,6 +21,7 @@ from service import logs
 from service.errors import BodyTooLargeError, MalformedRequestError, ServiceError, UnauthorizedError
 from service.problems import problem_response
 
+PROBES = frozenset({"/healthz", "/readyz", "/metrics"})
 OPEN_PATHS = frozenset({"/", "/healthz", "/readyz", "/docs", "/openapi.json"})
 
 logger = logging.getLogger("knet.http")
@@ -73,7 +74,9 @@ def _log_access(scope: Scope, status: int, milliseconds: float) -> None:
         "duration_ms": round(milliseconds, 2),
         "key_name": scope["state"].get("key_name"),
     }
-    logger.info("%s %s %d %.0f ms", scope["method"], scope["path"], status, milliseconds, extra=fields)
+    # Probes come every few seconds and would drown the rest.
+    level = logging.DEBUG if scope["path"] in PROBES else logging.INFO
+    logger.log(level, "%s %s %d %.0f ms", scope["method"], scope["path"], status, milliseconds, extra=fields)
 
 
 class ApiKeys:

@@ -197,7 +197,7 @@ def test_health_and_readiness_answer(http):
 def test_documentation_describes_every_route(http):
     paths = http.get("/openapi.json").json()["paths"]
     assert {operation["operationId"] for path in paths.values() for operation in path.values()} == {
-        "segment", "segment_with_version", "list_models", "get_model", "health", "ready",
+        "segment", "segment_with_version", "list_models", "get_model", "health", "ready", "metrics",
     }  # fmt: skip
     post = paths["/v1/models/{name}/segment"]["post"]
     assert {parameter["name"] for parameter in post["parameters"] if parameter["in"] == "query"} == {
