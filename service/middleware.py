@@ -17,6 +17,8 @@ from service import logs
 from service.errors import ServiceError
 from service.problems import problem_response
 
+PROBES = frozenset({"/healthz", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready"})
+
 logger = logging.getLogger("knet.http")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
@@ -66,4 +68,6 @@ def _log_access(scope: Scope, status: int, milliseconds: float) -> None:
         "duration_ms": round(milliseconds, 2),
         "key_name": scope["state"].get("api_key"),
     }
-    logger.info("%s %s %d %.0f ms", scope["method"], scope["path"], status, milliseconds, extra=fields)
+    # Probes come every few seconds and would drown the rest.
+    level = logging.DEBUG if scope["path"] in PROBES else logging.INFO
+    logger.log(level, "%s %s %d %.0f ms", scope["method"], scope["path"], status, milliseconds, extra=fields)

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -63,7 +64,7 @@ def configure() -> bool:
     _provider = TracerProvider(resource=resource, shutdown_on_exit=False)
     _provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     _tracer = _provider.get_tracer("knet")
-    logger.info("traces go to %s", endpoint)
+    logger.info("traces go to %s", urlsplit(endpoint).hostname)  # the rest may hold a password
     return True
 
 

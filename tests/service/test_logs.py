@@ -154,6 +154,22 @@ def test_all_lines_of_a_request_have_its_id(lines):
     assert "secret" not in "".join(read())
 
 
+def test_probes_do_not_drown_the_rest(lines):
+    read = lines()
+
+    async def answer(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    async def ask() -> None:
+        async with _client(answer) as client:
+            for path in ("/healthz", "/readyz", "/metrics", "/v1/models"):
+                await client.get(path)
+
+    asyncio.run(ask())
+    assert [json.loads(line).get("path") for line in read()] == ["/v1/models"]
+
+
 def test_requests_at_once_keep_their_ids_apart(lines):
     read = lines()
     logger, threads = logging.getLogger("knet.x"), Threads(4, "test")

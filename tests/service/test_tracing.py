@@ -1,4 +1,5 @@
 import asyncio
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -127,11 +128,14 @@ def test_a_request_keeps_trace_and_id(collector, repository):
     }
 
 
-def test_names_of_the_environment_win(monkeypatch):
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
+def test_names_of_the_environment_win(monkeypatch, caplog):
+    caplog.set_level("INFO")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://user:password@127.0.0.1:9")
     monkeypatch.setenv("OTEL_SERVICE_NAME", "segment-line-3")
     assert tracing.configure()
     assert tracing._provider.resource.attributes["service.name"] == "segment-line-3"
+    assert "traces go to 127.0.0.1" in caplog.text
+    assert "password" not in caplog.text
     tracing.close()
 
 
@@ -155,8 +159,6 @@ def test_nothing_is_traced_unasked(monkeypatch, environment):
 
 
 def test_missing_packages_are_told(monkeypatch):
-    import sys
-
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http.trace_exporter", None)
     with pytest.raises(ServiceError, match=r"is not installed: pip install '\.\[tracing\]'"):
