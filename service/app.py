@@ -11,14 +11,15 @@ from starlette.middleware.cors import CORSMiddleware
 from service import problems, routes
 from service.body_limit import BodyLimit
 from service.context import Context
-from service.keys import ApiKeys
+from service.keys import ApiKeys, KeyRing
 from service.middleware import RequestContext
 from service.security_headers import SecurityHeaders
-from service.settings import Settings
+from service.settings import Settings, is_loopback
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """The application; its engines start with it. Raises ArtifactError when the repository is no good."""
+    """The application; its engines start with it. Raises ArtifactError when the repository is no good,
+    ServiceError when the file of keys is."""
     context = Context(settings)
 
     @asynccontextmanager
@@ -59,6 +60,6 @@ def _middleware(settings: Settings) -> list[Middleware]:
         Middleware(RequestContext),
         Middleware(SecurityHeaders),
         *([cors] if settings.cors_origins else []),  # before the keys: a browser asks for leave without one
-        Middleware(ApiKeys, settings=settings),
+        Middleware(ApiKeys, keys=KeyRing(settings), is_private=is_loopback(settings.host)),
         Middleware(BodyLimit, max_bytes=settings.max_body_bytes, max_held_bytes=settings.max_buffered_bytes),
     ]
