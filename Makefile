@@ -2,9 +2,10 @@
 PYTHON ?= python3
 SERVE := .venv-serve
 FULL := .venv
+AUDIT := .venv-audit
 PIP_FLAGS := --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo serve test check format bench clean
+.PHONY: demo serve test check format bench audit clean
 
 demo: $(SERVE)/.made ## segment a bundled image with the bundled model; writes demo/
 	$(SERVE)/bin/knet segment examples/nuclei.png --out demo
@@ -28,8 +29,11 @@ format: $(FULL)/.made ## bring the code into the house's format
 bench: $(FULL)/.made ## time one request, step by step
 	$(FULL)/bin/python -m benchmarks.request
 
+audit: $(AUDIT)/.made ## known vulnerabilities of the pinned dependencies
+	$(AUDIT)/bin/python .ci/audit $(AUDIT)/bin/pip-audit constraints.txt
+
 clean:
-	rm -rf $(SERVE) $(FULL) demo
+	rm -rf $(SERVE) $(FULL) $(AUDIT) demo
 
 # An environment is made anew only when what it is made from has changed.
 $(SERVE)/.made: pyproject.toml constraints.txt
@@ -37,6 +41,11 @@ $(SERVE)/.made: pyproject.toml constraints.txt
 
 $(FULL)/.made: pyproject.toml constraints.txt
 	$(call environment,$(FULL),dev)
+
+# An environment of its own: the auditor's dependencies are none of ours.
+$(AUDIT)/.made: Makefile
+	$(PYTHON) -m venv $(AUDIT)
+	$(AUDIT)/bin/pip install --quiet --disable-pip-version-check pip-audit==2.10.1 && touch $@ || true
 
 define environment
 $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one: make PYTHON=python3.11")'

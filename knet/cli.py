@@ -33,6 +33,20 @@ def serve(context: typer.Context) -> None:
 
 
 @app.command()
+def key(
+    name: Annotated[str, typer.Argument(help="Whose key it is; the server's log tells the name with each request.")],
+    admin: Annotated[bool, typer.Option("--admin", help="It may also load and unload models.")] = False,
+) -> None:
+    """Make a random API key, and the line for the server's file of keys (KNET_API_KEYS_FILE), which holds its hash."""
+    with _explained("serve"):
+        from service.keys import new_key
+
+        secret, line = new_key(name, is_admin=admin)
+        typer.echo(f"key, for the client (shown this once): {secret}")
+        typer.echo(f"line, for the server's file of keys:    {line}")
+
+
+@app.command()
 def segment(
     images: Annotated[
         list[Path], typer.Argument(exists=True, dir_okay=False, help="JPEG, PNG, WebP, TIFF or BMP files.")

@@ -13,12 +13,12 @@ from service import metrics_routes, open_inference, openapi, problems, routes, t
 from service.body_limit import BodyLimit
 from service.context import Context
 from service.engine_worker import Opener
-from service.keys import ApiKeys
+from service.keys import ApiKeys, KeyRing
 from service.middleware import RequestContext
 from service.model_control import control
 from service.page_routes import pages
 from service.security_headers import SecurityHeaders
-from service.settings import Settings
+from service.settings import Settings, is_loopback
 from service.variants import open_session
 
 
@@ -27,6 +27,7 @@ def create_app(settings: Settings, *, opener: Opener = open_session) -> FastAPI:
 
     Raises:
         ArtifactError: the repository is no good.
+        ServiceError: the file of keys is.
     """
     context = Context(settings, opener)
 
@@ -74,7 +75,7 @@ def _middleware(settings: Settings) -> list[Middleware]:
         Middleware(RequestContext),
         Middleware(SecurityHeaders),
         *([cors] if settings.cors_origins else []),  # before the keys: a browser asks for leave without one
-        Middleware(ApiKeys, settings=settings),
+        Middleware(ApiKeys, keys=KeyRing(settings), is_private=is_loopback(settings.host)),
         Middleware(BodyLimit, max_bytes=settings.max_body_bytes, max_held_bytes=settings.max_buffered_bytes),
         # Measured on 200 segments: 1.9 ms for 213 KB of polygons to a quarter; level 9 takes 52 ms for a fifth.
         Middleware(GZipMiddleware, minimum_size=1024, compresslevel=4),

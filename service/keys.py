@@ -21,7 +21,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from service import page_routes
 from service.errors import ForbiddenError, ServiceError, UnauthorizedError
 from service.problems import problem_response
-from service.settings import Settings, is_loopback
+from service.settings import Settings
 
 OPEN_PATHS = page_routes.PATHS | {"/healthz", "/readyz", "/openapi.json", "/v2/health/live", "/v2/health/ready"}
 
@@ -132,10 +132,10 @@ class ApiKeys:
     Puts the key's name into `scope["state"]["api_key"]` and whether it may load models into `["is_admin"]`.
     """
 
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+    def __init__(self, app: ASGIApp, *, keys: KeyRing, is_private: bool) -> None:
         self.app = app
-        self._keys = KeyRing(settings)
-        self._is_private = is_loopback(settings.host)
+        self._keys = keys
+        self._is_private = is_private  # only this machine can reach the server
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or refuse it."""
