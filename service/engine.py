@@ -215,6 +215,6 @@ def _capacity(metadata: ArtifactMetadata) -> tuple[int, int]:
         # Three numbers for each entry, of which there are at most as many as pairs of a mask and a class.
         numbers = metadata.num_slots * (cells + 3 * len(metadata.categories))
     else:
-        numbers = cells + 8 * metadata.num_slots
+        numbers = (2 if metadata.confidence else 1) * cells + 8 * metadata.num_slots
     slack = 4096  # alignment, and the small arrays
     return batch * height * width * 3 + slack, 4 * batch * numbers + slack
