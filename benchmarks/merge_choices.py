@@ -4,7 +4,7 @@
     python -m benchmarks.merge_choices accuracy CHECKPOINT DATA [--max-images N] [--description FILE]
 
 - pixels: N masks are enlarged to the pixels of the map, and the highest wins; exact.
-- stride 2, 4: the same on a coarser map, which the host enlarges by nearest cell.
+- stride 2, 4, 8: the same on a coarser map, which the host enlarges by nearest cell.
 - strips: pixels, a quarter of the rows at once; exact, for memory.
 - selected: pixels, but only for the 100 kernels of the highest scores.
 - cells: N kernels compete in the cells of the feature map, four in each pixel (model/cell_merge.py).
@@ -15,7 +15,6 @@ PyTorch, whose network runs once for all ways.
 """
 
 import argparse
-import dataclasses
 import json
 import tempfile
 import time
@@ -30,13 +29,14 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from benchmarks.merge_ways import choices
 from benchmarks.request import processor
 from model.checkpoint import load
 from model.config import KNetConfig, knet_nuclei
 from model.knet import KNet, KNetOutput, enlarge
-from model.merge import Candidates, Merged, make_candidates
+from model.merge import make_candidates
 from model.official import R50, coco
-from model.panoptic import PanopticMerge, PanopticModel
+from model.panoptic import PanopticModel
 from service.segmenter import Segmenter
 from training.data.index import evenly_spaced
 from training.data.open import open_data
@@ -44,68 +44,7 @@ from training.metrics import Evaluation
 from training.predictor import make_plan, match_categories, predictor_of, to_data_classes
 from training.serving_path import TorchSession, metadata_of
 
-SELECTED, STRIPS = 100, 4
 CANVASES = {"nuclei, 256x256": (256, 256), "R50 panoptic, 512x512": (512, 512)}
-
-
-class SelectedMerge(nn.Module):
-    """As PanopticMerge, for the kernels of the highest scores."""
-
-    def __init__(self, config: KNetConfig) -> None:
-        super().__init__()
-        self.merge = PanopticMerge(config)
-
-    def forward(
-        self, output: KNetOutput, candidates: Candidates, overlap: Tensor, valid_size: Tensor, size: tuple[int, int]
-    ) -> Merged:
-        """Kernels that are not selected have no segment."""
-        index = candidates.scores.topk(SELECTED, dim=1).indices
-        masks = output.mask_logits[-1]
-        chosen = masks.gather(1, index[:, :, None, None].expand(-1, -1, *masks.shape[2:]))
-        few = Candidates(candidates.scores.gather(1, index), candidates.passes.gather(1, index), candidates.rule)
-        merged = self.merge(dataclasses.replace(output, mask_logits=(chosen,)), few, overlap, valid_size, size)
-        none = torch.zeros_like(candidates.scores, dtype=torch.int32)
-        area, segment_id = (none.scatter(1, index, value) for value in (merged.area, merged.segment_id))
-        return Merged(merged.id_map, segment_id, area)
-
-
-class StripsMerge(nn.Module):
-    """As PanopticMerge at every pixel, but for the count of areas; strips meet without the cells beyond their seams."""
-
-    def __init__(self, config: KNetConfig) -> None:
-        super().__init__()
-        self.merge = PanopticMerge(config)
-
-    def forward(
-        self, output: KNetOutput, candidates: Candidates, overlap: Tensor, valid_size: Tensor, size: tuple[int, int]
-    ) -> Merged:
-        """For time alone: each strip is a map of its own, and the first one's segments are given back."""
-        masks = output.mask_logits[-1]
-        strips = [
-            self.merge(
-                dataclasses.replace(output, mask_logits=(strip,)),
-                candidates,
-                overlap,
-                valid_size // valid_size.new_tensor([STRIPS, 1]),
-                (size[0] // STRIPS, size[1]),
-            )
-            for strip in masks.chunk(STRIPS, dim=2)
-        ]
-        return Merged(torch.cat([strip.id_map for strip in strips], dim=1), strips[0].segment_id, strips[0].area)
-
-
-def choices(config: KNetConfig) -> dict[str, tuple[KNetConfig, nn.Module]]:
-    """Each way that a network can be merged in: its config, and the module in place of PanopticMerge."""
-    at_pixels = dataclasses.replace(config, merge_at="pixels", output_stride=1)
-    in_cells = dataclasses.replace(at_pixels, merge_at="cells")
-    found = {"pixels": (at_pixels, PanopticMerge(at_pixels)), "cells": (in_cells, PanopticMerge(in_cells))}
-    found["strips"] = (at_pixels, StripsMerge(at_pixels))
-    found["selected"] = (at_pixels, SelectedMerge(at_pixels))
-    for stride in (2, 4):
-        if config.mask_stride % stride == 0:
-            coarse = dataclasses.replace(at_pixels, output_stride=stride)
-            found[f"stride {stride}"] = (coarse, PanopticMerge(coarse))
-    return found
 
 
 class MergeAlone(nn.Module):
