@@ -13,12 +13,16 @@ from model.panoptic import PanopticMerge
 SELECTED, STRIPS = 100, 4
 
 
-class SelectedMerge(nn.Module):
-    """As PanopticMerge, for the kernels of the highest scores."""
+class Way(nn.Module):
+    """Around the merge of a config."""
 
     def __init__(self, config: KNetConfig) -> None:
         super().__init__()
         self.merge = PanopticMerge(config)
+
+
+class SelectedMerge(Way):
+    """As PanopticMerge, for the kernels of the highest scores."""
 
     def forward(
         self, output: KNetOutput, candidates: Candidates, overlap: Tensor, valid_size: Tensor, size: tuple[int, int]
@@ -34,12 +38,8 @@ class SelectedMerge(nn.Module):
         return Merged(merged.id_map, segment_id, area)
 
 
-class CellsAlone(nn.Module):
+class CellsAlone(Way):
     """As PanopticMerge, of the masks before they are enlarged at all."""
-
-    def __init__(self, config: KNetConfig) -> None:
-        super().__init__()
-        self.merge = PanopticMerge(config)
 
     def forward(
         self, output: KNetOutput, candidates: Candidates, overlap: Tensor, valid_size: Tensor, size: tuple[int, int]
@@ -52,12 +52,8 @@ class CellsAlone(nn.Module):
         return merged
 
 
-class StripsMerge(nn.Module):
+class StripsMerge(Way):
     """As PanopticMerge at every pixel, but for the count of areas; strips meet without the cells beyond their seams."""
-
-    def __init__(self, config: KNetConfig) -> None:
-        super().__init__()
-        self.merge = PanopticMerge(config)
 
     def forward(
         self, output: KNetOutput, candidates: Candidates, overlap: Tensor, valid_size: Tensor, size: tuple[int, int]
