@@ -1,88 +1,80 @@
-"""Where the time of a network goes in OpenVINO: the runtime's own counters, summed by block of the network.
+"""Where the time of a network goes: its graph, cut behind each of its blocks.
 
-    python -m benchmarks.blocks GRAPH [--precision bf16] [--canvas 512x512] [--repeats 20] [--threads N]
+    python -m benchmarks.blocks GRAPH [--engine openvino-bf16] [--canvas 512x512] [--repeats 20] [--threads 1]
 
-GRAPH is model.onnx or model.int8.onnx in an artifact's folder. Nodes are named by the block that they are of; one that
-the runtime made counts with the block that ran before it. Each node's time is the least of its repeats, which other
-work on the machine disturbs least; their sum is less than a whole run takes, which the last line has. Prints a table,
-then one JSON line.
+GRAPH is model.onnx or model.int8.onnx in an artifact's folder, whose nodes are named by the block that they are of.
+Backbone alone, backbone and neck, and so on to the whole graph are run one after the other; a block's time is what it
+adds. Times are the least processor time of all repeats, which other work on the machine disturbs little. Prints a
+table, then one JSON line.
 """
 
 import argparse
 import json
+import tempfile
 import time
-from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import openvino
+import onnx
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks.engines import graph_inputs
+from benchmarks.harness import ENGINES, Engine, open_graph, seconds
 from benchmarks.request import processor
 from service import artifact
-from service.session import available_cpus
 
 BLOCKS = ("backbone", "neck", "kernel_head", "stages", "merge")  # in the order of the network
-AROUND = "around"  # normalisation and the choice of classes: nodes of no block
-TOP = "model/"  # how their names begin
 
 
-def sum_blocks(runs: list[list[Any]]) -> dict[str, float]:
-    """Milliseconds of each block, from the profiles of runs: lists of nodes in the order in which they ran."""
-    totals = dict.fromkeys((*BLOCKS, AROUND), 0.0)
-    block = AROUND
-    for nodes in zip(*runs, strict=True):
-        name = nodes[0].node_name
-        around = AROUND if name.startswith(TOP) else block
-        block = next((known for known in BLOCKS if name.startswith(f"{known}/")), around)
-        totals[block] += min(node.real_time.total_seconds() for node in nodes) * 1000
-    return totals
+def cut_graphs(model: onnx.ModelProto) -> Iterator[tuple[str, onnx.ModelProto]]:
+    """The graph up to and with each block; with the last of them it is the whole."""
+    inferred = onnx.shape_inference.infer_shapes(model)
+    extractor = onnx.utils.Extractor(inferred)
+    inputs = [value.name for value in inferred.graph.input]
+    for number, block in enumerate(BLOCKS[:-1], start=1):
+        until = tuple(f"{name}/" for name in BLOCKS[:number])
+        made = {name for node in inferred.graph.node if node.name.startswith(until) for name in node.output}
+        read = {name for node in inferred.graph.node if not node.name.startswith(until) for name in node.input}
+        yield block, extractor.extract_model(inputs, sorted(made & read))
+    yield BLOCKS[-1], model
 
 
-def measure(graph: Path, precision: str, canvas: tuple[int, int], repeats: int, threads: int) -> dict[str, float]:
-    """Milliseconds of each block, and of the fastest whole run as `whole`."""
-    metadata = artifact.load(graph.parent)
-    core = openvino.Core()
-    options = {"INFERENCE_PRECISION_HINT": {"fp32": "f32"}.get(precision, "bf16"), "PERFORMANCE_HINT": "LATENCY"}
-    compiled = core.compile_model(
-        core.read_model(str(graph)), "CPU", options | {"PERF_COUNT": True, "INFERENCE_NUM_THREADS": threads}
-    )
+def measure(graph: Path, engine: Engine, canvas: tuple[int, int], repeats: int, threads: int) -> dict[str, float]:
+    """Milliseconds that each block adds; the first has normalisation, the last the choice of classes."""
     noise = np.random.default_rng(0).integers(0, 256, (1, *canvas, 3), np.uint8)
-    wanted = {value.any_name for value in compiled.inputs}
-    inputs = {name: array for name, array in graph_inputs(metadata, noise).items() if name in wanted}
-    request = compiled.create_infer_request()
-    request.infer(inputs)
-    runs, seconds = [], []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        request.infer(inputs)
-        seconds.append(time.perf_counter() - started)
-        runs.append(list(request.profiling_info))
-    same = Counter(len(run) for run in runs)
-    assert len(same) == 1, f"runs of one graph have different nodes: {same}"
-    return sum_blocks(runs) | {"whole": min(seconds) * 1000}
+    inputs = graph_inputs(artifact.load(graph.parent), noise)
+    added, before = {}, 0.0
+    with tempfile.TemporaryDirectory() as folder:
+        for block, model in cut_graphs(onnx.load(graph)):
+            path = Path(folder) / f"{block}.onnx"
+            onnx.save(model, path)
+            session = open_graph(engine, path, threads)
+            session.run(inputs)
+            until = 1000 * min(seconds(lambda: session.run(inputs), repeats, time.process_time))  # noqa: B023
+            added[block], before = until - before, until
+    return added
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("graph", type=Path)
-    parser.add_argument("--precision", choices=("fp32", "bf16"), default="bf16", help="of what is not quantised")
+    names = [name for name, engine in ENGINES.items() if engine.runtime != "torch"]
+    parser.add_argument("--engine", choices=names, default="openvino-bf16")
     parser.add_argument("--canvas", default="512x512", help="HEIGHTxWIDTH")
     parser.add_argument("--repeats", type=int, default=20)
-    parser.add_argument("--threads", type=int, default=available_cpus())
+    parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args()
     height, width = map(int, given.canvas.split("x"))
-    totals = measure(given.graph, given.precision, (height, width), given.repeats, given.threads)
-    inside = sum(milliseconds for block, milliseconds in totals.items() if block != "whole")
-    table = Table("block", "ms", "share", title=f"{processor()}, {given.threads} threads, {given.canvas}")
-    for block, milliseconds in totals.items():
-        table.add_row(block, f"{milliseconds:.1f}", "" if block == "whole" else f"{milliseconds / inside:.1%}")
+    added = measure(given.graph, ENGINES[given.engine], (height, width), given.repeats, given.threads)
+    whole = sum(added.values())
+    table = Table("block", "ms", "share", title=f"{given.engine}, {given.canvas}, {given.threads} threads")
+    for block, milliseconds in (added | {"whole": whole}).items():
+        table.add_row(block, f"{milliseconds:.1f}", f"{milliseconds / whole:.1%}")
     Console().print(table)
-    print(json.dumps({"processor": processor(), **vars(given), "graph": str(given.graph), "milliseconds": totals}))
+    print(json.dumps({"processor": processor(), **vars(given), "graph": str(given.graph), "milliseconds": added}))
 
 
 if __name__ == "__main__":

@@ -65,6 +65,9 @@ MaskQuality = Annotated[
     bool | None,
     typer.Option("--mask-quality/--no-mask-quality", help="Multiply scores by the mean probability inside the mask."),
 ]
+Confidence = Annotated[
+    bool, typer.Option("--confidence", help="Semantic models: an output with the probability of each pixel's class.")
+]
 Deformable = Annotated[
     Literal["operator", "grid_sample"],
     typer.Option(help="Deformable convolutions as the ONNX operator, or by sampling, for engines without it."),
@@ -99,6 +102,7 @@ def export(
     merge: MergeRule = None,
     merge_at: MergeAt = None,
     mask_quality: MaskQuality = None,
+    confidence: Confidence = False,
     deformable: Deformable = "operator",
     workspace_gb: Annotated[float, typer.Option(help="TensorRT: most memory for any one layer.")] = 4.0,
     hardware_compatible: HardwareCompatible = False,
@@ -129,6 +133,7 @@ def export(
                 canvas=canvas,
                 fixed_size=fixed_size,
                 half_storage=half_storage,
+                confidence=confidence,
                 changes={"merge": merge, "merge_at": merge_at, "mask_quality": mask_quality},
                 deformable=deformable,
                 workspace_gb=workspace_gb,

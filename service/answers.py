@@ -99,8 +99,8 @@ def _describe(segment: Segment, wish: Wish, metadata: ArtifactMetadata) -> dict[
         "category_id": category.id,
         "category": category.name,
         "is_thing": category.is_thing,
-        # A class's region has none of its own: it may be joined from segments of different scores.
-        "score": None if wish.task == "semantic" else round(segment.score, SCORE_DECIMALS),
+        # A class's region has none of its own, unless the graph gives one: it may be joined from several segments.
+        "score": None if wish.task == "semantic" and not metadata.confidence else round(segment.score, SCORE_DECIMALS),
         "area": segment.area,
         "bbox": segment.bbox,
     }

@@ -326,7 +326,7 @@ def _slot_sizes(metadata: ArtifactMetadata, max_batch: int) -> SlotSizes:
         # Three numbers for each entry, of which there are at most as many as pairs of a mask and a class.
         numbers = metadata.num_slots * (cells + 3 * len(metadata.categories))
     else:
-        numbers = cells + 8 * metadata.num_slots
+        numbers = (2 if metadata.confidence else 1) * cells + 8 * metadata.num_slots
     slack = 4096  # alignment, and the small arrays
     return SlotSizes(
         num_slots=2 * max(max_batch, MAX_BATCH),

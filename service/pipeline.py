@@ -114,6 +114,6 @@ def _encode(
     if wish.picture_only:
         return Payload(answers.picture(pixels, shown, wish, metadata), "image/png")
     if wish.format == "huggingface":
-        content = hugging_face.encode(shown, metadata, with_scores=wish.task != "semantic")
+        content = hugging_face.encode(shown, metadata, with_scores=wish.task != "semantic" or metadata.confidence)
         return Payload(content, "application/json")
     return answers.document(pixels, shown, wish, metadata)

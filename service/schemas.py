@@ -68,7 +68,7 @@ class SegmentAnswer(BaseModel):
     category_id: int
     category: str
     is_thing: bool
-    score: float | None = Field(description="null in the semantic task")
+    score: float | None = Field(description="null in the semantic task, unless the model has a confidence")
     area: int = Field(description="pixels")
     bbox: tuple[int, int, int, int] = Field(description="x, y, width, height")
     segmentation: Rle | MultiPolygon | None = Field(default=None, description="by the format; absent with `format=png`")

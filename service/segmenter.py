@@ -93,16 +93,24 @@ class Segmenter:
         )
 
     def _read_classes(self, outputs: Arrays, tile: Tile, stride: int) -> TileResult:
-        """A semantic canvas, cut to its content; the classes present become ids 1, 2, ... by class index."""
+        """A semantic canvas, cut to its content; the classes present become ids 1, 2, ... by class index.
+
+        A class's score is the mean confidence of its cells, where the graph gives one.
+        """
         cells = _content(outputs["class_map"], tile, stride)
         num_classes = len(self.metadata.categories)
-        present = np.flatnonzero(np.bincount(cells.ravel(), minlength=num_classes))
+        areas = np.bincount(cells.ravel(), minlength=num_classes)
+        present = np.flatnonzero(areas)
+        score = np.full(len(present), SEMANTIC_SCORE)
+        if self.metadata.confidence:
+            confidence = _content(outputs["confidence"], tile, stride)
+            score = np.bincount(cells.ravel(), confidence.ravel(), minlength=num_classes)[present] / areas[present]
         new_id = np.zeros(num_classes, np.int32)
         new_id[present] = np.arange(1, len(present) + 1)
         return TileResult(
             id_map=new_id[cells],
             class_index=present,
-            score=np.full(len(present), SEMANTIC_SCORE),
+            score=score,
             is_thing=np.zeros(len(present), np.bool_),  # regions of a class are joined, whatever it is
         )
 
@@ -167,7 +175,7 @@ def blank_inputs(metadata: ArtifactMetadata, batch: int, size: tuple[int, int]) 
     }
 
 
-def _content(cells: NDArray[np.int32], tile: Tile, stride: int) -> NDArray[np.int32]:
+def _content(cells: NDArray[Any], tile: Tile, stride: int) -> NDArray[Any]:
     """A canvas' map, cut to the cells that hold the tile's content."""
     return cells[: -(-tile.height // stride), : -(-tile.width // stride)]
 

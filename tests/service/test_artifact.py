@@ -32,8 +32,8 @@ def test_what_is_saved_is_loaded(metadata, folder):
 
 
 def test_a_newer_schema_is_refused_with_the_way_out(folder):
-    change(folder, schema_version=4, something_new=1)
-    with pytest.raises(ArtifactError, match="schema_version 4; this release reads up to 3"):
+    change(folder, schema_version=5, something_new=1)
+    with pytest.raises(ArtifactError, match="schema_version 5; this release reads up to 4"):
         artifact.load(folder)
 
 

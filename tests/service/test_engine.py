@@ -65,9 +65,9 @@ def test_engine_process_answers_like_the_session_inside(start_engine, tmp_path, 
 
 
 @pytest.mark.parametrize("size", [(64, 96), (96, 64), (10, 7)])
-@pytest.mark.parametrize("kind", ["instance", "semantic"])
-def test_engine_has_room_for_every_canvas_of_every_kind(start_engine, tiny, tmp_path, kind, size):
-    engine = start_engine(kind=kind, geometry=tiny.SHORTEST_EDGE)
+@pytest.mark.parametrize(("kind", "confidence"), [("instance", False), ("semantic", False), ("semantic", True)])
+def test_engine_has_room_for_every_canvas_of_every_kind(start_engine, tiny, tmp_path, kind, confidence, size):
+    engine = start_engine(kind=kind, confidence=confidence, geometry=tiny.SHORTEST_EDGE)
     wait_until(lambda: engine.is_ready)
     image = np.random.default_rng(0).integers(0, 3, (*size, 3), np.uint8)
     session = OnnxSession(tmp_path / "tiny" / "1" / "model.onnx", threads=1)
