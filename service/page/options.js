@@ -9,6 +9,7 @@ export class Options {
   constructor(key) {
     this.key = key;
     this.versions = [];
+    this.opening = null; // promise of the model's versions
     $("model").addEventListener("change", () => this.onChange(this.openModel()));
     $("version").addEventListener("change", () => this.showVersion());
     $("all-categories").addEventListener("click", () => this.checkCategories(true));
@@ -36,7 +37,19 @@ export class Options {
     await this.openModel();
   }
 
-  async openModel() {
+  /** Wait for the options of the model chosen; load all anew where that has failed. */
+  async settle() {
+    await this.opening?.catch(() => {});
+    if (!this.versions.length) await this.load();
+  }
+
+  openModel() {
+    this.versions = [];
+    this.opening = this.fillModel();
+    return this.opening;
+  }
+
+  async fillModel() {
     const name = $("model").value;
     const versions = await describeVersions(name, this.key());
     if (name !== $("model").value) return; // another was chosen meanwhile

@@ -81,7 +81,7 @@ async function run() {
   forget();
   setBusy(true);
   try {
-    if (!options.versions.length) await options.load();
+    await options.settle();
     if (!file) {
       $("file").focus();
       throw new Error("Choose a photo first.");
@@ -106,8 +106,7 @@ async function ask(asked, wish, signal) {
     return { file: asked, wish, text, answer: JSON.parse(text), isDrawn };
   };
   const fits = ({ image }) => view.photo?.width === image.width && view.photo?.height === image.height;
-  const wasDrawn = Boolean(view.photo?.isDrawn);
-  const found = await fetchAnswer(!view.photo || wasDrawn);
+  const found = await fetchAnswer(!view.photo || Boolean(view.photo.drawing));
   return found.isDrawn || fits(found.answer) ? found : fetchAnswer(true);
 }
 
@@ -116,7 +115,7 @@ async function showAnswer(found, categories, controller) {
   const { answer } = found;
   const categoryColours = new Map(categories.map(({ id, colour }) => [id, colour]));
   result = { ...found, colours: coloursOf(answer, categoryColours) };
-  if (found.isDrawn) view.open({ ...overlayPhoto(answer), isDrawn: true });
+  if (found.isDrawn) view.open(overlayPhoto(answer));
   view.show(answer, result.colours, found.isDrawn);
   list.fill(answer.segments, result.colours);
   fillCounts($("counts-body"), answer, categoryColours);
@@ -158,7 +157,7 @@ function save(blob, suffix) {
 async function savePicture() {
   const { answer, colours, isDrawn } = result;
   const blob = isDrawn
-    ? await (await fetch(view.photo.url)).blob()
+    ? view.photo.drawing
     : await composePicture($("photo"), view.map, answer, colours, view.opacity);
   save(blob, ".overlay.png");
 }

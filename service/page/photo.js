@@ -20,8 +20,9 @@ function isDeepPng(head) {
   return head[0] === 0x89 && head[1] === 0x50 && head[24] === 16;
 }
 
-/** The picture that the server drew, in base64. */
+/** The picture that the server drew; `drawing` is its file. */
 export function overlayPhoto(answer) {
   const bytes = Uint8Array.from(atob(answer.overlay), (character) => character.charCodeAt(0));
-  return { url: URL.createObjectURL(new Blob([bytes], { type: "image/png" })), ...answer.image };
+  const drawing = new Blob([bytes], { type: "image/png" });
+  return { url: URL.createObjectURL(drawing), drawing, ...answer.image };
 }
