@@ -8,7 +8,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -238,9 +238,25 @@ COLUMNS = {
 }
 
 
-def print_results(summary: Figures, out: Path | None) -> None:
-    """A table of `summary["results"]`, then all of it as one line of JSON, which is also written to `out`."""
-    results = summary["results"]
+def print_results(
+    results: Sequence[Figures], peaks: Mapping[str, float], settings: Settings, out: Path | None, **beside: Any
+) -> None:
+    """A table, then all that is known as one line of JSON, which is also written to `out`.
+
+    Args:
+        results: a line of the table each.
+        peaks: GFLOP/s of each engine.
+        beside: what else the run was given.
+    """
+    from benchmarks.request import processor  # here: it imports more than the measured processes are to hold
+
+    summary = {
+        "processor": processor(),
+        **asdict(settings),
+        **beside,
+        "peak_gflop_s": dict(peaks),
+        "results": list(results),
+    }
     columns = {key: column for key, column in COLUMNS.items() if any(key in result for result in results)}
     title = f"{summary['processor']}, {summary['threads']} threads, throughput with batches of {summary['batch']}"
     table = Table("network", "GFLOP", "engine", *(name for name, _ in columns.values()), "", title=title)

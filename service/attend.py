@@ -1,8 +1,8 @@
 """Waiting for a request's work: no longer than its deadline, and not when its client has gone."""
 
 import asyncio
-from collections.abc import Coroutine
-from typing import Any, TypeVar
+from collections.abc import Awaitable
+from typing import TypeVar
 
 from starlette.requests import Request
 
@@ -12,7 +12,7 @@ from service.ticket import Ticket
 T = TypeVar("T")
 
 
-async def attend(request: Request, ticket: Ticket, work: Coroutine[Any, Any, T]) -> T:
+async def attend(request: Request, ticket: Ticket, work: Awaitable[T]) -> T:
     """Result of `work` for a request whose body has been read.
 
     Raises:

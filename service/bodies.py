@@ -2,11 +2,13 @@
 
 import base64
 import binascii
+import sys
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
 from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
 from service.errors import (
@@ -16,9 +18,12 @@ from service.errors import (
     UndecodableImageError,
     UnsupportedBodyError,
 )
+from service.fetch import Fetcher
+from service.json_body import load_json
 from service.threads import Threads
 
 _FORMS = "raw bytes (image/*, application/octet-stream), multipart/form-data, application/json"
+_JSON_FORMS = '{"image": BASE64}, {"images": [BASE64, ...]}, {"url": URL} or {"urls": [URL, ...]}'
 
 
 @dataclass(frozen=True)
@@ -29,13 +34,13 @@ class Body:
     is_list: bool
 
 
-async def read_body(request: Request, *, max_images: int, threads: Threads) -> Body:
+async def read_body(request: Request, *, max_images: int, threads: Threads, fetcher: Fetcher) -> Body:
     """Read the images of a request; raises RequestError when the body as a whole makes no sense."""
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if content_type == "multipart/form-data":
         body = await _read_multipart(request, max_images)
     elif content_type == "application/json":
-        body = await threads.run(_read_json, await request.body())
+        body = await _read_json(await request.body(), request, max_images, threads, fetcher)
     # `curl --data-binary @file` calls everything a form, unless told otherwise.
     elif content_type.startswith("image/") or content_type in (
         "",
@@ -45,34 +50,52 @@ async def read_body(request: Request, *, max_images: int, threads: Threads) -> B
         body = Body([await request.body()], is_list=False)
     else:
         raise UnsupportedBodyError(f"{content_type} is no body that holds images; send {_FORMS}")
-    if len(body.images) > max_images:
-        raise InvalidParameterError(f"{len(body.images)} images in one request; this server takes {max_images}")
     return body
+
+
+def _check_count(count: int, max_images: int) -> None:
+    if count > max_images:
+        raise InvalidParameterError(f"{count} images in one request; this server takes {max_images}")
+
+
+class _InMemoryParser(MultiPartParser):
+    """Nothing goes to the disk: the body's limit bounds all parts together, and python-multipart their headers."""
+
+    spool_max_size = sys.maxsize
 
 
 async def _read_multipart(request: Request, max_images: int) -> Body:
     images: list[bytes | RequestError] = []
-    async with request.form(max_files=max_images, max_fields=1) as form:
-        for name, part in form.multi_items():
-            if name != "image" or not isinstance(part, UploadFile):
-                raise MalformedRequestError(f"part `{name}` is not taken; send files, each in a part `image`")
-            images.append(await part.read())
+    async with aclosing(request.stream()) as stream:
+        parser = _InMemoryParser(request.headers, stream, max_files=max_images, max_fields=1, max_part_size=1024)
+        try:
+            form = await parser.parse()
+        except MultiPartException as error:
+            raise MalformedRequestError(error.message) from error
+    for name, part in form.multi_items():
+        if name != "image" or not isinstance(part, UploadFile):
+            raise MalformedRequestError(f"part `{name}` is not taken; send files, each in a part `image`")
+        images.append(await part.read())
     if not images:
         raise MalformedRequestError("the form has no part `image`")
     return Body(images, is_list=len(images) > 1)
 
 
-def _read_json(content: bytes) -> Body:
-    try:
-        document = orjson.loads(content)
-    except orjson.JSONDecodeError as error:
-        raise MalformedRequestError(f"the body is not JSON: {error}") from error
+async def _read_json(content: bytes, request: Request, max_images: int, threads: Threads, fetcher: Fetcher) -> Body:
+    document = await threads.run(load_json, content)
+    del content
     match document:
         case {"image": str(image)} if len(document) == 1:
-            return Body([_from_base64(image)], is_list=False)
+            return Body([await threads.run(_from_base64, image)], is_list=False)
         case {"images": [_, *_] as images} if len(document) == 1:
-            return Body([_from_base64(image) for image in images], is_list=True)
-    raise MalformedRequestError('the body must be {"image": BASE64} or {"images": [BASE64, ...]}')
+            _check_count(len(images), max_images)
+            return Body([await threads.run(_from_base64, image) for image in images], is_list=True)
+        case {"url": str(url)} if len(document) == 1:
+            return Body(await fetcher.fetch_all([url], request.state.held), is_list=False)
+        case {"urls": [_, *_] as urls} if len(document) == 1 and all(isinstance(url, str) for url in urls):
+            _check_count(len(urls), max_images)
+            return Body(await fetcher.fetch_all(urls, request.state.held), is_list=True)
+    raise MalformedRequestError(f"the body must be one of {_JSON_FORMS}")
 
 
 def _from_base64(text: Any) -> bytes | RequestError:

@@ -8,6 +8,7 @@ from fastapi import Depends, Request
 from service.admission import Admission
 from service.engine import Observer, Run
 from service.engine_worker import Opener
+from service.fetch import Fetcher
 from service.metrics import Metrics
 from service.model import Model
 from service.models import Models
@@ -28,6 +29,7 @@ class Context:
         self.models = Models(settings, self._make_model)
         self.admission = Admission(settings.max_queue, self.metrics)
         self.pipeline = Pipeline(settings, self.metrics)
+        self.fetcher = Fetcher(settings)
         self.control = Threads(1, "control")
         self._watch()
 

@@ -5,8 +5,10 @@ ServiceError
 ├── RequestError             the client can mend it
 │   ├── MalformedRequestError     400  the body or a header cannot be read
 │   ├── UnauthorizedError         401  no key, or a wrong one
-│   ├── ForbiddenError            403  a known key that may not do this
+│   ├── ForbiddenError            403  a key that may not do this
+│   ├── ForbiddenUrlError         403  an image's URL that leads where this server does not go
 │   ├── NotFoundError             404  no such model, version or page
+│   ├── NotAcceptableError        406  the answer has no form that the client takes
 │   ├── ConflictError             409  not as things stand
 │   ├── BodyTooLargeError         413  more bytes than the limit
 │   ├── ImageTooLargeError        413  more pixels than the limit
@@ -14,9 +16,13 @@ ServiceError
 │   ├── UnsupportedImageError     415  not one of the image formats taken
 │   ├── UndecodableImageError     422  of a format taken, but truncated, damaged or of an unknown sample type
 │   ├── InvalidParameterError     422  a query parameter is unknown or out of its range
+│   ├── InvalidUrlError           422  an image's URL that is none, or of a kind not taken
+│   ├── FetchError                502  what an image's URL leads to did not give an image
+│   ├── FetchTimeoutError         504  or not in time
 │   └── ClientLeftError           499  nobody waits for the answer (for the log alone)
 └── UnavailableError              503  try again later
     ├── QueueFullError                 more requests wait than allowed, or the deadline is too close for the queue
+    ├── MemoryFullError                the bodies of all requests have more bytes than allowed
     ├── EngineDownError                the engine process is starting or has ended
     ├── DrainingError                  the server is about to stop
     └── DeadlineError             504  no answer within the request's time
@@ -66,11 +72,19 @@ class UnauthorizedError(RequestError):
 
 
 class ForbiddenError(RequestError):
-    """A known key that may not do this."""
+    """A key that is known, but may not do this."""
 
     status = 403
     type = "forbidden"
-    title = "Not allowed"
+    title = "Not allowed with this key"
+
+
+class ForbiddenUrlError(RequestError):
+    """An image's URL that leads where this server does not go."""
+
+    status = 403
+    type = "forbidden-url"
+    title = "URL not allowed"
 
 
 class NotFoundError(RequestError):
@@ -79,6 +93,14 @@ class NotFoundError(RequestError):
     status = 404
     type = "not-found"
     title = "Not found"
+
+
+class NotAcceptableError(RequestError):
+    """The answer has no form that the client takes."""
+
+    status = 406
+    type = "not-acceptable"
+    title = "Not acceptable"
 
 
 class ConflictError(RequestError):
@@ -137,6 +159,30 @@ class InvalidParameterError(RequestError):
     title = "Invalid parameter"
 
 
+class InvalidUrlError(RequestError):
+    """An image's URL that is none, or of a kind not taken."""
+
+    status = 422
+    type = "invalid-url"
+    title = "Invalid URL"
+
+
+class FetchError(RequestError):
+    """What an image's URL leads to did not give an image."""
+
+    status = 502
+    type = "fetch-failed"
+    title = "Image could not be fetched"
+
+
+class FetchTimeoutError(RequestError):
+    """What an image's URL leads to took too long."""
+
+    status = 504
+    type = "fetch-timeout"
+    title = "Image could not be fetched in time"
+
+
 class UnavailableError(ServiceError):
     """Not now; the same request may succeed later."""
 
@@ -151,6 +197,13 @@ class QueueFullError(UnavailableError):
 
     type = "queue-full"
     title = "Queue full"
+
+
+class MemoryFullError(UnavailableError):
+    """The bodies of all requests have more bytes than allowed."""
+
+    type = "memory-full"
+    title = "Too many bytes at once"
 
 
 class EngineDownError(UnavailableError):

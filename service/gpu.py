@@ -1,5 +1,6 @@
 """What is to be known of the GPU before an engine is loaded; asked through cuda-python, which few machines have."""
 
+import contextlib
 import importlib
 import importlib.util
 import logging
@@ -71,8 +72,11 @@ def _memory() -> dict[str, Any]:
     """Asked through NVML: the CUDA runtime would take hundreds of megabytes of the GPU for this process."""
     if (nvml := _load_nvml()) is None:
         return {}
-    handles = {str(index): nvml.device_get_handle_by_index_v2(index) for index in range(nvml.device_get_count_v2())}
-    return {device: nvml.device_get_memory_info_v2(handle) for device, handle in handles.items()}
+    found = {}
+    for index in range(nvml.device_get_count_v2()):
+        with contextlib.suppress(nvml.NvmlError):  # one that shares the machine's memory has none of its own
+            found[str(index)] = nvml.device_get_memory_info_v2(nvml.device_get_handle_by_index_v2(index))
+    return found
 
 
 @cache

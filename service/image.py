@@ -7,13 +7,15 @@ are taken when they lie in 0..65535, floats when they lie in 0..1.
 """
 
 import io
+import warnings
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, PngImagePlugin, UnidentifiedImageError
 
-from service.errors import ImageTooLargeError, RequestError, UndecodableImageError, UnsupportedImageError
+from service.errors import RequestError, UndecodableImageError, UnsupportedImageError
+from service.file_checks import check_file, check_size
 from service.pixels import decode_16_bits
 
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP")
@@ -23,42 +25,49 @@ _BITS_PER_SAMPLE = 258  # TIFF tag
 
 # Pillow's own guard only warns at 89 megapixels; `decode` has a limit of its own, checked on the header.
 Image.MAX_IMAGE_PIXELS = None
+# Python remembers each warning that it has shown, and those of damaged files name what is in the file.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+PngImagePlugin.MAX_TEXT_MEMORY = 4 * 1024 * 1024  # of all text chunks once decompressed; Pillow takes 64 MB
 
 
-def decode(data: bytes, *, max_pixels: int = 100_000_000) -> NDArray[np.uint8]:
+def decode(data: bytes, *, max_pixels: int = 100_000_000, max_side: int = 32_768) -> NDArray[np.uint8]:
     """Decode JPEG, PNG, WebP, TIFF (first page) or BMP to RGB (H, W, 3), C-contiguous and writable.
 
-    Raises UnsupportedImageError for other formats, ImageTooLargeError above `max_pixels`, and
-    UndecodableImageError for damaged files.
+    Raises UnsupportedImageError for other formats, ImageTooLargeError above `max_pixels` or `max_side`, and
+    UndecodableImageError for damaged files and for those made to cost much.
     """
-    try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            _check_size(image.size, max_pixels)
-            image.load()
-            pixels = _to_rgb(image, data)
-    except RequestError:
-        raise
-    except Exception as error:  # on damaged files Pillow raises nearly anything, struct.error and KeyError included
-        raise _explain(data, error) from error
-    return np.require(pixels, requirements=["C_CONTIGUOUS", "WRITEABLE"])
+    return EncodedImage(data, max_pixels=max_pixels, max_side=max_side).decode()
 
 
-def read_size(data: bytes, *, max_pixels: int = 100_000_000) -> tuple[int, int]:
-    """Width and height in the header of an image file, before its orientation; raises what `decode` does."""
-    try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            _check_size(image.size, max_pixels)
-            return image.size
-    except RequestError:
-        raise
-    except Exception as error:
-        raise _explain(data, error) from error
+class EncodedImage:
+    """An image file whose header has been read and kept to the limits; raises what the function `decode` does.
 
+    `size` is (width, height) before its orientation.
+    """
 
-def _check_size(size: tuple[int, int], max_pixels: int) -> None:
-    width, height = size
-    if width * height > max_pixels:
-        raise ImageTooLargeError(f"the image has {width} x {height} pixels; the limit is {max_pixels:,} in all")
+    def __init__(self, data: bytes, *, max_pixels: int, max_side: int) -> None:
+        self._data = data
+        try:
+            check_file(data, max_pixels=max_pixels, max_side=max_side)
+            self._image = Image.open(io.BytesIO(data), formats=FORMATS)
+            self.size = self._image.size
+            check_size(*self.size, max_pixels=max_pixels, max_side=max_side)
+        except RequestError:
+            raise
+        except Exception as error:  # on damaged files Pillow raises nearly anything, struct.error and KeyError included
+            raise _explain(data, error) from error
+
+    def decode(self) -> NDArray[np.uint8]:
+        """Its pixels, RGB (H, W, 3); once."""
+        try:
+            with self._image as image:
+                image.load()
+                pixels = _to_rgb(image, self._data)
+        except RequestError:
+            raise
+        except Exception as error:
+            raise _explain(self._data, error) from error
+        return np.require(pixels, requirements=["C_CONTIGUOUS", "WRITEABLE"])
 
 
 def _explain(data: bytes, error: Exception) -> RequestError:
@@ -66,7 +75,10 @@ def _explain(data: bytes, error: Exception) -> RequestError:
         return UndecodableImageError("the image has no bytes")
     if not data.startswith(_MAGIC) and not (data.startswith(b"RIFF") and data[8:12] == b"WEBP"):
         return UnsupportedImageError(f"the bytes are no image of a format taken: {', '.join(FORMATS)}")
-    return UndecodableImageError(f"the image is truncated, damaged or of a kind not supported: {error}")
+    words = "the image is truncated, damaged or of a kind not supported"
+    if isinstance(error, UnidentifiedImageError):  # which names an address in memory
+        return UndecodableImageError(words)
+    return UndecodableImageError(f"{words}: {error}")
 
 
 def _to_rgb(image: Image.Image, data: bytes) -> NDArray[np.uint8]:
@@ -86,13 +98,9 @@ def _is_16_bit_colour(image: Image.Image, data: bytes) -> bool:
     if image.format == "PNG":
         return bool(data[24] == 16)  # IHDR's bit depth
     if image.format == "TIFF":
-        bits = _tiff_tags(image).get(_BITS_PER_SAMPLE, (8,))
-        return bool(max(bits) == 16)
+        tags: Any = getattr(image, "tag_v2", {})
+        return bool(max(tags.get(_BITS_PER_SAMPLE, (8,))) == 16)
     return False
-
-
-def _tiff_tags(image: Image.Image) -> dict[int, Any]:
-    return dict(getattr(image, "tag_v2", {}))
 
 
 def _wide_gray_to_rgb(samples: NDArray[Any]) -> NDArray[np.uint8]:
@@ -113,7 +121,7 @@ def _wide_gray_to_rgb(samples: NDArray[Any]) -> NDArray[np.uint8]:
 def _wide_colour_to_rgb(image: Image.Image, data: bytes) -> NDArray[np.uint8]:
     """16-bit colour, which Pillow does not keep; it has decoded the same bytes before, so they are whole."""
     decoded = decode_16_bits(data)
-    if decoded is None:
+    if decoded is None or decoded.shape[:2] != (image.height, image.width):
         raise UndecodableImageError("16-bit colour of this kind is not supported; save it as PNG")
     if decoded.ndim == 2:
         colour = np.repeat(decoded[..., None], 3, axis=2)

@@ -13,6 +13,7 @@ from contextvars import ContextVar
 from typing import Any, Literal
 
 request_id: ContextVar[str] = ContextVar("request_id", default="")
+trace_id: ContextVar[str] = ContextVar("trace_id", default="")  # where traces are on
 model: ContextVar[str] = ContextVar("model", default="")  # its name and version
 
 # What a record may carry beside its message, given as `extra`: nothing else of a record is written.
@@ -29,11 +30,13 @@ def configure(level: str, form: Literal["text", "json"] | None = None) -> None:
     number = logging.getLevelNamesMapping()[level.upper()]
     logging.getLogger("knet").setLevel(number)
     logging.root.setLevel(max(number, logging.INFO))
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # below, it tells whole URLs
     logging.root.handlers.clear()
-    if sys.stderr is None:  # closed before the start; its number may be that of a socket by now
+    try:
+        handler = _DescriptorHandler(sys.stderr.fileno())
+    except (AttributeError, ValueError):  # closed before the start: its number may be that of a socket by now
         logging.root.addHandler(logging.NullHandler())
         return
-    handler = _DescriptorHandler(sys.stderr.fileno())
     form = form or ("text" if sys.stderr.isatty() else "json")
     handler.setFormatter(_JsonFormatter() if form == "json" else _TextFormatter())
     logging.root.addHandler(handler)
@@ -95,7 +98,7 @@ def _time(record: logging.LogRecord) -> str:
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:
     """The record's own fields, and of the request that this thread or task works for."""
-    around = {"request_id": request_id.get(), "model": model.get()}
+    around = {"request_id": request_id.get(), "trace_id": trace_id.get(), "model": model.get()}
     fields = {name: getattr(record, name, around.get(name)) for name in _FIELDS}
     return {name: value for name, value in fields.items() if value not in (None, "")}
 

@@ -6,7 +6,6 @@ Labels are bounded: a model that the server does not know and a task that there 
 import logging
 import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from importlib.metadata import PackageNotFoundError, version
 from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, disable_created_metrics
@@ -15,6 +14,7 @@ from prometheus_client.metrics_core import GaugeMetricFamily, InfoMetricFamily, 
 from prometheus_client.openmetrics import exposition as openmetrics
 
 from service.gpu import memory_total, memory_used
+from service.version import own_version
 
 Stage = Literal["decode", "queue", "engine", "encode"]
 Watched = Literal[
@@ -145,7 +145,7 @@ class Metrics:
         yield InfoMetricFamily(
             "knet_build",
             "Versions of the server and of Python.",
-            value={"version": _own_version(), "python_version": platform.python_version()},
+            value={"version": own_version(), "python_version": platform.python_version()},
         )
         models = InfoMetricFamily("knet_model", "The models that are loaded.", labels=("model", "version", "variant"))
         for labels in self._loaded_models():
@@ -181,10 +181,3 @@ class Metrics:
         if name not in self._known:
             self._known.update(loaded for loaded, _, _ in self._loaded_models())
         return name if name in self._known else _UNKNOWN
-
-
-def _own_version() -> str:
-    try:
-        return version("knet-serve")
-    except PackageNotFoundError:  # run from a folder that was never installed
-        return _UNKNOWN

@@ -3,21 +3,20 @@
 from fastapi import APIRouter, Depends, Request
 
 from service.context import ContextDep
-from service.errors import ForbiddenError, ServiceError
+from service.errors import ServiceError
+from service.keys import require_admin
 from service.problems import problem
 from service.schemas import ModelVersion, Problem, Reloaded
 
 
-def require_admin(request: Request) -> None:
-    """Raise ForbiddenError unless the request's key may change models."""
-    if not getattr(request.state, "is_admin", False):
-        raise ForbiddenError("models are changed with an administrator's key: `Authorization: Bearer KEY`")
+def _check_admin(request: Request) -> None:
+    require_admin(request.scope)
 
 
 control = APIRouter(
     prefix="/v1/models",
     tags=["model control"],
-    dependencies=[Depends(require_admin)],
+    dependencies=[Depends(_check_admin)],
     responses={
         401: {"model": Problem, "description": "API key missing or unknown"},
         403: {"model": Problem, "description": "The key is not an administrator's"},

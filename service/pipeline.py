@@ -10,11 +10,12 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from service import answers, image
+from service import answers, hugging_face, tracing
 from service.answers import Wish
 from service.artifact import ArtifactMetadata
 from service.budget import Budget
 from service.errors import ServiceError
+from service.image import EncodedImage
 from service.instances import Result
 from service.metrics import Metrics, Stage
 from service.model import Model
@@ -39,6 +40,7 @@ class Pipeline:
         self._metrics = metrics
         self.threads = Threads(available_cpus(), "codec")  # what is not one model's affair
         self._max_pixels = settings.max_pixels
+        self._max_side = settings.max_side
         self._pixels = Budget(settings.max_inflight_pixels)
         # More threads than processors would only take turns: the first image is answered first.
         self._processors = threading.BoundedSemaphore(available_cpus())
@@ -63,20 +65,27 @@ class Pipeline:
 
     def _answer(self, data: bytes, model: Model, wish: Wish, ticket: Ticket, begin: float) -> Payload:
         ticket.check()
-        width, height = image.read_size(data, max_pixels=self._max_pixels)
+        file = EncodedImage(data, max_pixels=self._max_pixels, max_side=self._max_side)
+        width, height = file.size
         with self._pixels.hold(width * height, ticket):
             with self._processors:
                 ticket.check()
                 admitted = time.perf_counter()
-                pixels = image.decode(data, max_pixels=self._max_pixels)
+                with tracing.span("decode", width=width, height=height):
+                    pixels = file.decode()
                 decoded = time.perf_counter()
             result, timings = model.segment(
                 pixels, ticket, score_threshold=wish.score_threshold, overlap_threshold=wish.overlap_threshold
             )
+            taken = decoded + timings.queue
+            tracing.record("queue", decoded, taken, {"model": model.label})
+            about: dict[str, tracing.Attribute] = {"model": model.label, "variant": model.variant.name}
+            tracing.record("engine", taken, taken + timings.engine, about | {"batch_size": timings.batch_size})
             with self._processors:
                 ticket.check()
                 start = time.perf_counter()
-                encoded = _encode(pixels, result, wish, model.metadata)
+                with tracing.span("encode", segments=len(result.segments)):
+                    encoded = _encode(pixels, result, wish, model.metadata)
                 end = time.perf_counter()
                 stages: tuple[tuple[Stage, float], ...] = (
                     ("decode", decoded - admitted),
@@ -90,7 +99,7 @@ class Pipeline:
                     return encoded
                 timing = (*stages, ("total", end - begin))
                 encoded["timing_ms"] = {name: round(1000 * seconds, 2) for name, seconds in timing}
-                return Payload(orjson.dumps(encoded), "application/json")
+                return Payload(orjson.dumps(encoded, option=orjson.OPT_SERIALIZE_NUMPY), "application/json")
 
     def close(self) -> None:
         """Let running work finish."""
@@ -104,4 +113,7 @@ def _encode(
     shown = answers.view(result, wish, metadata)
     if wish.picture_only:
         return Payload(answers.picture(pixels, shown, wish, metadata), "image/png")
+    if wish.format == "huggingface":
+        content = hugging_face.encode(shown, metadata, with_scores=wish.task != "semantic")
+        return Payload(content, "application/json")
     return answers.document(pixels, shown, wish, metadata)

@@ -22,6 +22,7 @@ from service.errors import (
 from service.schemas import SegmentQuery
 
 MEDIA_TYPE = "application/problem+json"
+_MAX_ERRORS = 10  # of one request's parameters; an answer to nonsense need not be longer than the nonsense
 
 logger = logging.getLogger("knet.http")
 
@@ -45,14 +46,20 @@ def problem(error: ServiceError, scope: Scope) -> dict[str, Any]:
 def problem_response(
     error: ServiceError, scope: Scope, *, headers: Mapping[str, str] | None = None, **members: Any
 ) -> Response:
-    """The response to a request that ended in `error`; `members` extend the problem object."""
+    """The response to a request that ended in `error`; `members` extend the problem object.
+
+    On the routes of the Open Inference Protocol it is the protocol's own form.
+    """
     headers = dict(headers or {})
     if isinstance(error, UnavailableError):
         headers["Retry-After"] = str(error.retry_after)
     if isinstance(error, UnauthorizedError):
         headers["WWW-Authenticate"] = "Bearer"
-    content = orjson.dumps(problem(error, scope) | members)
-    return Response(content, error.status, headers, MEDIA_TYPE)
+    document = problem(error, scope) | members
+    if scope.get("path", "").split("/")[1:2] == ["v2"]:
+        content = orjson.dumps({"error": f"{document['title']}: {document['detail']}"})
+        return Response(content, error.status, headers, "application/json")
+    return Response(orjson.dumps(document), error.status, headers, MEDIA_TYPE)
 
 
 def request_id(scope: Scope) -> str:
@@ -69,7 +76,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def _validation_error(request: Request, error: RequestValidationError) -> Response:
-        errors = [_explain(entry) for entry in error.errors()]
+        errors = [_explain(entry) for entry in error.errors()[:_MAX_ERRORS]]
         detail = "; ".join(f"`{entry['parameter']}`: {entry['message']}" for entry in errors)
         return problem_response(InvalidParameterError(detail), request.scope, errors=errors)
 

@@ -25,7 +25,7 @@ def encode(id_map: NDArray[np.integer], ids: Sequence[int]) -> list[str]:
     if not num_ids:
         return []
     height, width = id_map.shape
-    starts, ends, owner = _runs_by_segment(id_map, np.asarray(ids, np.int64))
+    starts, ends, owner = runs_by_segment(id_map, np.asarray(ids, np.int64))
     lengths, first = _run_lengths(starts, ends, owner, num_ids, height * width)
     characters, position = _characters(_differences(lengths, first))
     text = characters.tobytes().decode("ascii")
@@ -76,12 +76,12 @@ def _lengths(counts: str | bytes, height: int, width: int) -> NDArray[np.int64]:
     return lengths
 
 
-def _runs_by_segment(
+def runs_by_segment(
     id_map: NDArray[np.integer], ids: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """Start, end and index into `ids` (R each) of the runs, column-major, by segment, then by start."""
     height = id_map.shape[0]
-    top = int(max(id_map.max(initial=0), ids.max()))
+    top = int(max(id_map.max(initial=0), ids.max(initial=0)))
     dtype = np.uint8 if top < 256 else np.uint16 if top < 65536 else np.int32
     narrow: NDArray[np.integer] = id_map.astype(dtype)  # narrow types are compared and sorted faster
     starts = _run_starts(narrow)

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from service.artifact import Category, Geometry, Merge, Thresholds, Variant
 
 Task = Literal["panoptic", "instance", "semantic"]
-Format = Literal["rle", "png", "overlay"]
+Format = Literal["rle", "polygon", "png", "overlay", "huggingface"]
 Threshold = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 
@@ -22,10 +22,11 @@ class SegmentQuery(BaseModel):
     )
     format: Format | None = Field(
         default=None,
-        description="`rle`: COCO RLE of each segment (default); `png`: a base64 COCO panoptic PNG beside the "
-        "segments; `overlay`: RLE, and a base64 PNG of the masks drawn over the image. With `Accept: image/png` "
-        "the PNG alone (`png` unless `overlay` is named), for one image. The masks of an instance model may overlap "
-        "and have no `png`.",
+        description="`rle`: COCO RLE of each segment (default); `polygon`: a GeoJSON MultiPolygon of each, along the "
+        "edges of pixels, with its holes; `png`: a base64 COCO panoptic PNG beside the segments; `overlay`: RLE, and "
+        "a base64 PNG of the masks drawn over the image; `huggingface`: the list that Hugging Face's "
+        "image-segmentation task answers. With `Accept: image/png` the PNG alone (`png` unless `overlay` is named), "
+        "for one image. The masks of an instance model may overlap and have no `png`.",
     )
     score_threshold: Threshold | None = Field(
         default=None, description="least score of a thing; default: the model's; not for semantic models"
@@ -50,6 +51,16 @@ class Rle(BaseModel):
     counts: str
 
 
+class MultiPolygon(BaseModel):
+    """GeoJSON geometry: polygons of rings of (x, y); the first ring of each is its outline, the others are holes.
+
+    Pixel (x, y) is the square from (x, y) to (x + 1, y + 1), and rings follow the edges of pixels.
+    """
+
+    type: Literal["MultiPolygon"]
+    coordinates: list[list[list[tuple[int, int]]]]
+
+
 class SegmentAnswer(BaseModel):
     """One region; those of an instance model may overlap."""
 
@@ -60,7 +71,7 @@ class SegmentAnswer(BaseModel):
     score: float | None = Field(description="null in the semantic task")
     area: int = Field(description="pixels")
     bbox: tuple[int, int, int, int] = Field(description="x, y, width, height")
-    segmentation: Rle | None = Field(default=None, description="absent with `format=png`")
+    segmentation: Rle | MultiPolygon | None = Field(default=None, description="by the format; absent with `format=png`")
 
 
 class ImageSize(BaseModel):
@@ -94,6 +105,14 @@ class Answer(BaseModel):
     overlay: str | None = Field(default=None, description="with `format=overlay`: base64 PNG")
 
 
+class HuggingFaceSegment(BaseModel):
+    """One segment as Hugging Face's image-segmentation task answers it, with `format=huggingface`."""
+
+    label: str = Field(description="name of the category")
+    score: float | None = Field(description="null in the semantic task")
+    mask: str = Field(description="base64 gray PNG of the image's size: 255 inside, 0 outside")
+
+
 class Problem(BaseModel):
     """An error (RFC 9457)."""
 
@@ -108,7 +127,7 @@ class Problem(BaseModel):
 class Answers(BaseModel):
     """Several images: an answer or a problem for each, in their order."""
 
-    results: list[Answer | Problem]
+    results: list[Answer | list[HuggingFaceSegment] | Problem]
 
 
 class ModelSummary(BaseModel):

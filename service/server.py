@@ -14,11 +14,13 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 
-from service import logs
+from service import logs, tracing
 from service.app import create_app
+from service.connections import Connections, limits_of
 from service.context import Context
 from service.engine_worker import Opener
 from service.errors import ServiceError
+from service.protocol import protocol_class
 from service.settings import Settings, unknown_variables
 from service.variants import open_session
 
@@ -74,15 +76,24 @@ class Server(uvicorn.Server):
 
 
 def run(settings: Settings, *, opener: Opener = open_session) -> None:
-    """Serve until SIGTERM or Ctrl-C; raises ArtifactError when the repository is no good."""
+    """Serve until SIGTERM or Ctrl-C.
+
+    Raises:
+        ArtifactError: the repository is no good.
+        ServiceError: traces are asked for and cannot be sent, or the port is taken.
+    """
     logs.configure(settings.log_level, settings.log_format)
     if unknown := unknown_variables():
         logger.warning("environment variables that are no settings: %s", ", ".join(unknown))
+    tracing.configure()
     with _listen(settings) as listener:
         server = Server(create_app(settings, opener=opener), settings)
         logger.info("listening on %s (API documentation: /docs)", _url(listener))
         signal.signal(signal.SIGHUP, server.handle_hangup)
-        server.run(sockets=[listener])
+        try:
+            server.run(sockets=[listener])
+        finally:
+            tracing.close()
     if server.interrupted:
         sys.exit(130)
 
@@ -125,13 +136,15 @@ def _url(listener: socket.socket) -> str:
 
 
 def _uvicorn_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
+    app.state.connections = connections = Connections(limits_of(settings))
     return uvicorn.Config(
         app,
-        http="h11",  # httptools takes headers of any size
-        h11_max_incomplete_event_size=64 * 1024,
+        http=protocol_class(connections),
+        loop="uvloop",
         ws="none",
         log_config=None,
         access_log=False,  # the application's own line has the request id and the duration
         server_header=False,
+        timeout_keep_alive=settings.keep_alive_s,
         timeout_graceful_shutdown=_WRITE_S,
     )

@@ -5,6 +5,7 @@ docs/operation.md has them in a table; `knet serve --help` makes its own from th
 
 import ipaddress
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -34,6 +35,7 @@ class ModelSettings(BaseModel):
         default=None, description="the artifact's variant to run, such as openvino-bf16; default: the first that runs"
     )
     max_batch: int | None = Field(default=None, gt=0, description="most canvases in one run of an engine")
+    max_batch_pixels: int | None = Field(default=None, gt=0, description="most pixels of canvases in one run")
     batch_delay_ms: float | None = Field(
         default=None, ge=0, description="milliseconds that a free engine waits for a fuller batch"
     )
@@ -68,23 +70,64 @@ class Settings(BaseSettings):
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
         default=(), description="keys taken in `Authorization: Bearer KEY`, separated by commas; empty: open"
     )
+    admin_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
+        default=(), description="keys that may also load and unload models, separated by commas"
+    )
+    api_keys_file: Path | None = Field(
+        default=None, description="file of hashed keys, a line each (see `knet key`); read again when it changes"
+    )
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="origins whose pages may use the API, separated by commas: https://app.example.org; `*`: all",
+    )
+    url_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="hosts that images may be fetched from, by commas: HOST, *.DOMAIN, HOST:PORT; empty: none",
+    )
+    url_allow_http: bool = Field(default=False, description="fetch images by http:// as well as https://")
+    url_timeout_s: float = Field(default=10.0, gt=0, description="seconds that fetching one request's images may take")
     allow_unauthenticated: bool = Field(
         default=False, description="listen on other addresses than loopback without any key"
     )
     max_body_bytes: int = Field(default=64 * 1024 * 1024, gt=0, description="largest request body")
     max_pixels: int = Field(default=100_000_000, gt=0, description="largest image, in pixels")
+    max_side: int = Field(default=32_768, gt=0, description="longest side of an image, in pixels")
     max_images: int = Field(default=16, gt=0, description="most images in one request")
     max_queue: int = Field(default=64, gt=0, description="most images that wait or run at once, of all requests")
     max_inflight_pixels: int = Field(
         default=100_000_000, gt=0, description="most pixels of decoded images in memory at once, of all requests"
     )
     max_batch: int = Field(default=8, gt=0, description="most canvases in one run of an engine")
+    max_batch_pixels: int | None = Field(
+        default=None,
+        gt=0,
+        description="most pixels of canvases in one run, unless one alone has more; default: 2**18 on the CPU, where "
+        "larger batches take memory and save no time, 2**22 on a GPU",
+    )
     batch_delay_ms: float = Field(
         default=0.0, ge=0, description="milliseconds that a free engine waits for a fuller batch"
     )
     request_timeout_s: float = Field(
         default=60.0, gt=0, description="seconds after which a request that is not answered gets a 504"
     )
+    max_buffered_bytes: int = Field(
+        default=1024 * 1024 * 1024, gt=0, description="request bodies held at once, in bytes, of all requests"
+    )
+    max_connections: int = Field(
+        default=512, gt=0, description="open connections; above, the one idle for longest makes room for a new one"
+    )
+    max_header_bytes: int = Field(default=32 * 1024, ge=1024, description="a request's line and headers, in bytes")
+    max_headers: int = Field(default=100, gt=0, description="headers of a request")
+    head_timeout_s: float = Field(
+        default=10.0, gt=0, description="seconds that a request's line and headers may take to arrive"
+    )
+    stall_timeout_s: float = Field(
+        default=15.0, gt=0, description="seconds without a byte after which a body or an unread answer is given up"
+    )
+    transfer_timeout_s: float = Field(
+        default=300.0, gt=0, description="seconds that a body may take to arrive, and an answer to be read"
+    )
+    keep_alive_s: int = Field(default=75, gt=0, description="seconds that an idle connection is kept after an answer")
     engine_threads: int | None = Field(
         default=None, gt=0, description="threads of one engine process; default: the CPUs that may be used"
     )
@@ -125,10 +168,26 @@ class Settings(BaseSettings):
         path = {**env_settings(), **init_settings()}.get("config")
         return init_settings, env_settings, file_source(settings_cls, path)
 
-    @field_validator("api_keys", mode="before")
+    @field_validator("api_keys", "admin_keys", "cors_origins", "url_hosts", mode="before")
     @classmethod
-    def _split_keys(cls, value: Any) -> Any:
-        return tuple(key.strip() for key in value.split(",") if key.strip()) if isinstance(value, str) else value
+    def _split(cls, value: Any) -> Any:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _check_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in origins:
+            if origin != "*" and not re.fullmatch(r"https?://[^/\s*?#@]+", origin):
+                raise ValueError(f"origin {origin!r} must have the form https://HOST or https://HOST:PORT, or be *")
+        return origins
+
+    @field_validator("url_hosts")
+    @classmethod
+    def _check_hosts(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
+        for host in hosts:
+            if not re.fullmatch(r"(\*\.)?[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*(:[0-9]{1,5})?", host):
+                raise ValueError(f"host {host!r} must have the form HOST, *.DOMAIN or HOST:PORT")
+        return tuple(host.lower() for host in hosts)
 
     @model_validator(mode="before")
     @classmethod
@@ -137,9 +196,13 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _check_whole(self) -> Self:
-        for key in self.api_keys:
+        for key in (*self.api_keys, *self.admin_keys):
             if len(key.get_secret_value()) < 16:
                 raise ValueError("each API key must have at least 16 characters")
+        if self.max_body_bytes > self.max_buffered_bytes:
+            raise ValueError(
+                f"max_body_bytes {self.max_body_bytes} must not exceed max_buffered_bytes {self.max_buffered_bytes}"
+            )
         if self.max_images > self.max_queue:
             raise ValueError(f"max_images {self.max_images} must not exceed max_queue {self.max_queue}")
         if self.max_pixels > self.max_inflight_pixels:
@@ -150,10 +213,11 @@ class Settings(BaseSettings):
         self._check_batching("", self.of_model(""))
         for name in self.models:
             self._check_batching(f"models.{name}: ", self.of_model(name))
-        if not (is_loopback(self.host) or self.api_keys or self.allow_unauthenticated):
+        has_keys = bool(self.api_keys or self.admin_keys or self.api_keys_file)
+        if not (is_loopback(self.host) or has_keys or self.allow_unauthenticated):
             raise ValueError(
-                f"refusing to listen on {self.host} without API keys: set KNET_API_KEYS, listen on 127.0.0.1, "
-                "or say KNET_ALLOW_UNAUTHENTICATED=true where something in front authenticates"
+                f"refusing to listen on {self.host} without API keys: set KNET_API_KEYS or KNET_API_KEYS_FILE, "
+                "listen on 127.0.0.1, or say KNET_ALLOW_UNAUTHENTICATED=true where something in front authenticates"
             )
         return self
 
@@ -171,6 +235,7 @@ class Settings(BaseSettings):
         own = self.models.get(name, ModelSettings())
         shared = {
             "max_batch": self.max_batch,
+            "max_batch_pixels": self.max_batch_pixels,
             "batch_delay_ms": self.batch_delay_ms,
             "engine_threads": self.engine_threads,
             "memory_mb": self.engine_memory_mb,

@@ -36,7 +36,7 @@ def check_problem(response: httpx.Response, status: int, type_: str, words: str)
     ("params", "words"),
     [
         ({"task": "depth"}, "'panoptic', 'instance' or 'semantic'"),
-        ({"format": "gif"}, "'rle', 'png' or 'overlay'"),
+        ({"format": "gif"}, "'rle', 'polygon', 'png', 'overlay' or 'huggingface'"),
         ({"score_threshold": "1.5"}, "score_threshold"),
         ({"score_threshold": "-0.1"}, "score_threshold"),
         ({"score_threshold": "nan"}, "score_threshold"),
@@ -219,4 +219,4 @@ def test_headers_without_end_are_refused(server):
     host, port = server.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=10) as connection:
         connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-Long: " + bytes(100_000).replace(b"\0", b"a"))
-        assert connection.recv(1000).startswith(b"HTTP/1.1 400")
+        assert connection.recv(1000).startswith(b"HTTP/1.1 431")

@@ -4,12 +4,11 @@ import pytest
 from pydantic import ValidationError
 
 from service import artifact
-from service.artifact import ArtifactMetadata, Variant
 from service.app import create_app
+from service.artifact import ArtifactMetadata, Variant
 from service.errors import ArtifactError
 from service.repository import scan
-from service.settings import Settings
-from service.settings import BUNDLED_REPOSITORY
+from service.settings import BUNDLED_REPOSITORY, Settings
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import concurrent.futures
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -147,7 +146,7 @@ def test_memory_stays_where_it_was_over_100_reloads(url):
     """Of this process, which the server shares, and its open files; engine processes end with their version."""
 
     def measure() -> tuple[int, int]:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * 4096, len(os.listdir("/proc/self/fd"))
+        return int(Path("/proc/self/statm").read_text().split()[1]) * 4096, len(list(Path("/proc/self/fd").iterdir()))
 
     for _ in range(10):
         assert change(url, "tiny/versions/1/load").status_code == 200

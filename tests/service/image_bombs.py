@@ -1,0 +1,115 @@
+"""Small files made to cost much: names, and functions that make them."""
+
+import io
+import struct
+import zlib
+from collections.abc import Callable
+
+import numpy as np
+from PIL import Image
+
+MEGABYTE = 1024 * 1024
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def png(*extra: bytes, size: tuple[int, int] = (8, 8)) -> bytes:
+    """An RGB PNG with chunks between its header and its pixels."""
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", *size, 8, 2, 0, 0, 0))
+    pixels = chunk(b"IDAT", zlib.compress(bytes(size[1] * (1 + 3 * size[0]))))
+    return b"\x89PNG\r\n\x1a\n" + header + b"".join(extra) + pixels + chunk(b"IEND", b"")
+
+
+def jpeg(size: int = 16, **options: object) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(np.full((size, size, 3), 90, np.uint8)).save(file, "JPEG", **options)
+    return file.getvalue()
+
+
+def jpeg_with(segments: bytes) -> bytes:
+    data = jpeg()
+    return data[:2] + segments + data[2:]
+
+
+def jpeg_scans(count: int, size: int = 4000) -> bytes:
+    """A progressive JPEG that says one of its scans `count` times."""
+    data = jpeg(size, progressive=True)
+    begin = data.rindex(b"\xff\xda")
+    return data[:begin] + data[begin:-2] * count + data[-2:]
+
+
+def tiff(tags: list[tuple[int, int, int, int]], tail: bytes = b"", *, repeat: int = 1) -> bytes:
+    """An 8x8 gray TIFF with tags of (tag, type, count, value or offset) besides."""
+    base = [(256, 3, 1, 8), (257, 3, 1, 8), (258, 3, 1, 8), (259, 3, 1, 1), (262, 3, 1, 1), (277, 3, 1, 1)]
+    given = {tag for tag, *_ in tags}
+    entries = sorted([entry for entry in base if entry[0] not in given] + tags * repeat)
+    directory = b"".join(struct.pack("<HHII", *entry) for entry in entries)
+    return b"II*\0" + struct.pack("<IH", 8, len(entries)) + directory + bytes(4) + tail
+
+
+def webp_canvas(width: int, height: int) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(np.zeros((8, 8, 4), np.uint8)).save(file, "WEBP")
+    inner = file.getvalue()[12:]
+    if inner.startswith(b"VP8X"):
+        inner = inner[18:]
+    header = bytes([0x10, 0, 0, 0]) + (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
+    body = b"WEBPVP8X" + struct.pack("<I", 10) + header + inner
+    return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
+def bmp_rle(side: int) -> bytes:
+    """Run lengths of nothing: many escapes for few pixels."""
+    data = b"\x01\x00" * (side * side // 2) + b"\x00\x01"
+    header = struct.pack("<IiiHHIIiiII", 40, side, side, 1, 8, 1, len(data), 0, 0, 256, 0)
+    offset = 14 + 40 + 1024
+    return b"BM" + struct.pack("<IHHI", offset + len(data), 0, 0, offset) + header + bytes(1024) + data
+
+
+def zipped_text(kind: bytes) -> bytes:
+    """A text chunk of a kilobyte that becomes a megabyte."""
+    packed = zlib.compress(bytes(MEGABYTE - 1), 9)
+    return {
+        b"zTXt": b"key\0\0" + packed,
+        b"iTXt": b"key\0\1\0\0\0" + packed,
+        b"iCCP": b"key\0\0" + packed,
+    }[kind]
+
+
+REFUSED: dict[str, Callable[[], bytes]] = {
+    "png: text of 200 MB": lambda: png(*[chunk(b"zTXt", zipped_text(b"zTXt"))] * 200),
+    "png: international text of 200 MB": lambda: png(*[chunk(b"iTXt", zipped_text(b"iTXt"))] * 200),
+    "png: a million empty chunks": lambda: png(chunk(b"juNk", b"") * 1_000_000),
+    "png: a million empty pieces of pixels": lambda: png(chunk(b"IDAT", b"") * 1_000_000),
+    "png: 400 megapixels": lambda: png(size=(20_000, 20_000)),
+    "png: one row of 10 megapixels": lambda: png(size=(10_000_000, 1)),
+    "jpeg: a million segments": lambda: jpeg_with(b"\xff\xe5\x00\x02" * 1_000_000),
+    "jpeg: a thousand pieces of EXIF": lambda: jpeg_with((b"\xff\xe1\xff\xffExif\0\0" + bytes(65527)) * 1000),
+    "jpeg: 10 MB of junk": lambda: jpeg_with(b"\xff" * 10_000_000),
+    "jpeg: 10 MB of zeros": lambda: jpeg_with(bytes(10_000_000)),
+    "jpeg: 10,000 scans": lambda: jpeg_scans(10_000),
+    "jpeg: starts anew a million times": lambda: jpeg_with(b"\xff\xd8" * 1_000_000),
+    "tiff: 65,000 tags": lambda: tiff([(700 + n, 7, 1, 0) for n in range(60_000)]),
+    "tiff: a tag of 4 billion values": lambda: tiff([(273, 4, 2**32 - 1, 8)]),
+    "tiff: 5 million strips": lambda: tiff([(273, 3, 5_000_000, 200), (279, 3, 5_000_000, 200)], bytes(10_000_200)),
+    "tiff: tiles of 400 megapixels": lambda: tiff(
+        [(259, 3, 1, 8), (322, 4, 1, 20_000), (323, 4, 1, 20_000), (324, 4, 1, 200), (325, 4, 1, 20)], bytes(200)
+    ),
+    "tiff: one width for each library": lambda: tiff(
+        [(256, 3, 1, 8), (256, 3, 1, 60_000), (273, 4, 1, 8), (279, 4, 1, 64)], bytes(64)
+    ),
+    "webp: a canvas of 16 million squared": lambda: webp_canvas(2**24, 2**24),
+    "webp: a canvas of 200 megapixels": lambda: webp_canvas(16_000, 12_500),
+    "bmp: run lengths of 25 megapixels": lambda: bmp_rle(5000),
+}
+
+TAKEN: dict[str, Callable[[], bytes]] = {
+    "png: a colour profile of a megabyte": lambda: png(chunk(b"iCCP", zipped_text(b"iCCP"))),
+    "png: some text": lambda: png(chunk(b"zTXt", zipped_text(b"zTXt"))),
+    "jpeg: 20 segments of metadata": lambda: jpeg_with((b"\xff\xe5\xff\xff" + bytes(65533)) * 20),
+    "jpeg: behind it another file": lambda: jpeg() + b"\xff\xda" * 1000,
+    "jpeg: progressive": lambda: jpeg(64, progressive=True),
+    "png: behind it a page": lambda: png() + b"<script>alert(1)</script>",
+}
