@@ -1,4 +1,4 @@
-"""This repository's server with the engine that the environment names; all settings at their defaults but the queue.
+"""This repository's server with the engine that the environment names; its defaults but for queue and log.
 
 python -m benchmarks.servers.ours
 """
@@ -17,8 +17,9 @@ def main() -> None:
         repository=chosen.folder.parent.parent,
         port=chosen.port,
         max_batch=MAX_BATCH,
+        max_batch_pixels=2**22 if chosen.opener == "benchmarks.simulated" else None,  # the default of an accelerator
         max_queue=256,
-        log_level="warning",
+        log_level="warning",  # the others write no line for a request either
     )
     run(settings, opener=importlib.import_module(chosen.opener).open_session)
 
