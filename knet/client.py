@@ -158,8 +158,13 @@ def decode_mask(segment: Mapping[str, Any], image: Mapping[str, int] | None = No
     Args:
         segment: one of `answer["segments"]`.
         image: `answer["image"]`; needed for polygons, which do not tell the image's size.
+
+    Raises:
+        ValueError: the segment has no mask of its own (format png), or polygons come without `image`.
     """
-    segmentation = segment["segmentation"]
+    segmentation = segment.get("segmentation")
+    if segmentation is None:
+        raise ValueError("segments of format png have no masks of their own; ask for rle or polygon")
     if "counts" in segmentation:
         return rle.decode(segmentation["counts"], segmentation["size"])
     if image is None:

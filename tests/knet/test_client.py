@@ -106,6 +106,8 @@ def test_polygons_need_the_size_of_the_image(client, image_path):
     (segment, *_) = client.segment(image_path, format="polygon")["segments"]
     with pytest.raises(ValueError, match=r'answer\["image"\]'):
         decode_mask(segment)
+    with pytest.raises(ValueError, match="ask for rle or polygon"):
+        id_map_of(client.segment(image_path, format="png"))
 
 
 def test_hugging_face_answer_is_a_list(client, image_path):

@@ -1,5 +1,6 @@
 """Answers are compressed when that is asked, and pictures never."""
 
+import asyncio
 import contextlib
 import gzip
 import socket
@@ -66,7 +67,7 @@ def test_the_compression_does_not_hide_that_a_client_left():
 
     async def wait_for_the_end(request):
         while not await request.is_disconnected():
-            pass
+            await asyncio.sleep(0.05)
         left.set()
         return PlainTextResponse("")
 

@@ -86,6 +86,12 @@ def test_every_operation_has_a_tag_a_summary_and_errors(document):
                 assert content["schema"] == {"$ref": "#/components/schemas/Problem"}, (route, status)
 
 
+def test_keys_are_for_all_but_health(document):
+    open_paths = {path for path, methods in document["paths"].items() if "security" not in next(iter(methods.values()))}
+    assert open_paths == {"/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"}
+    assert document["components"]["securitySchemes"]["key"]["scheme"] == "bearer"
+
+
 def test_every_reference_is_there(document):
     text = json.dumps(document)
     for reference in {part.split('"')[0] for part in text.split('"$ref": "#/')[1:]}:
