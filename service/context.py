@@ -1,5 +1,6 @@
 """What all routes share."""
 
+import logging
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -18,6 +19,8 @@ from service.settings import Settings
 from service.threads import Threads
 from service.variants import open_session
 
+logger = logging.getLogger("knet.models")
+
 
 class Context:
     """Settings, models, admission, pipeline and metrics of one server; `control` is the thread that loads models."""
@@ -32,6 +35,8 @@ class Context:
         self.fetcher = Fetcher(settings)
         self.control = Threads(1, "control")
         self._watch()
+        if unknown := settings.models.keys() - self.models.names():
+            logger.warning("settings of models that the repository has not: %s", ", ".join(sorted(unknown)))
 
     def start(self) -> None:
         """Start the engine processes without waiting for them."""

@@ -274,6 +274,8 @@ class Engine:
                 message = process.receive()
                 if message is None:
                     return "its process ended"
+                if "failed" in message:
+                    return f"its process failed: {message['failed']}"
                 self._hand_on(message)
             if time.monotonic() >= next_look:
                 next_look = time.monotonic() + _WATCH_S

@@ -11,6 +11,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import parent_process
 from multiprocessing.connection import Connection
@@ -99,7 +100,7 @@ class Worker:
     def run(self) -> None:
         """Run batches until the pipe is closed."""
         for work in (self._receive, self._batcher.fill, self._reply):
-            threading.Thread(target=_or_end, args=(work,), name=work.__name__, daemon=True).start()
+            threading.Thread(target=self._or_end, args=(work,), name=work.__name__, daemon=True).start()
         while (batch := self._batcher.take()) is not None:
             self._run_batch(batch)
 
@@ -151,20 +152,20 @@ class Worker:
             make = self._replies.get()
             _send(self._connection, make())
 
+    def _or_end(self, work: Callable[[], None]) -> None:
+        """Do a thread's work; a process that has lost a thread must end, so that another is started."""
+        try:
+            work()
+        except BrokenPipeError:  # the parent is gone, or ends us
+            os._exit(0)
+        except BaseException as error:
+            with suppress(OSError):
+                _send(self._connection, {"failed": f"{type(error).__name__}: {error}"})
+            os._exit(1)
+
 
 def _dropped(item: Item) -> Reply:
     return {"slot": item.slot, "dropped": True}
-
-
-def _or_end(work: Callable[[], None]) -> None:
-    """Run a thread's work; a process that has lost a thread must end, so that it is started anew."""
-    try:
-        work()
-    except BrokenPipeError:  # the parent is gone, or ends us
-        os._exit(0)
-    except BaseException as error:
-        print(f"engine process: {type(error).__name__}: {error}", flush=True)  # noqa: T201  # to the server's log
-        os._exit(1)
 
 
 def _end_with_parent() -> None:

@@ -1,5 +1,6 @@
 """One version of a model, loaded: its engines, and the threads that work for its images."""
 
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -124,7 +125,8 @@ class Model:
     ) -> tuple[Result, Timings]:
         """Segment one image (H, W, 3); blocks. Raises ServiceError."""
         session = _TicketSession(self.engines, ticket)
-        result = Segmenter(self.metadata, session).segment(
+        # The engine makes batches of its own: tiles are handed over as many as there are.
+        result = Segmenter(self.metadata, session, max_batch_pixels=sys.maxsize).segment(
             image, score_threshold=score_threshold, overlap_threshold=overlap_threshold
         )
         return result, session.timings

@@ -60,6 +60,10 @@ class Models:
         finally:
             model.release()
 
+    def names(self) -> set[str]:
+        """Of all models."""
+        return set(self._by_name)
+
     def summaries(self) -> list[ModelSummary]:
         """One line for each model."""
         result = []

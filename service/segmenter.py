@@ -30,11 +30,17 @@ _THRESHOLDS_OF = {
 
 
 class Segmenter:
-    """Segments images with one artifact; holds no state between calls, so threads may share it."""
+    """Segments images with one artifact; holds no state between calls, so threads may share it.
 
-    def __init__(self, metadata: ArtifactMetadata, session: Session) -> None:
+    `max_batch_pixels` bounds the tiles that are given to the session at once; one alone always is.
+    """
+
+    def __init__(
+        self, metadata: ArtifactMetadata, session: Session, *, max_batch_pixels: int = MAX_BATCH_PIXELS
+    ) -> None:
         self.metadata = metadata
         self.session = session
+        self._max_batch_pixels = max_batch_pixels
         self._is_thing = np.array([category.is_thing for category in metadata.categories])
 
     def segment(
@@ -70,7 +76,7 @@ class Segmenter:
         self, scaled: NDArray[np.uint8], plan: Plan, shared: Mapping[str, float]
     ) -> Iterator[tuple[Tile, dict[str, NDArray[Any]]]]:
         """Each tile with its outputs, in batches of as many as the engine's memory is for."""
-        batch = max(1, min(MAX_BATCH, MAX_BATCH_PIXELS // math.prod(plan.canvas_size)))
+        batch = max(1, min(MAX_BATCH, self._max_batch_pixels // math.prod(plan.canvas_size)))
         for begin in range(0, len(plan.tiles), batch):
             tiles = plan.tiles[begin : begin + batch]
             outputs = self.session.run(_graph_inputs(scaled, plan, tiles, shared))

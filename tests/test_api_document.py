@@ -51,6 +51,8 @@ def test_commands_have_the_status_that_they_should(url, here, block):
         assert done.stderr == (expected[1] if expected else "200"), done.stdout
     if "--output" in command:
         assert (here / "overlay.png").read_bytes().startswith(b"\x89PNG")
+    elif "/metrics" in command:
+        assert "knet_requests_total" in done.stdout
     else:
         assert [json.loads(line) for line in done.stdout.splitlines()]
 
