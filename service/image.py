@@ -11,6 +11,7 @@ import warnings
 from typing import Any
 
 import numpy as np
+import simplejpeg  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, PngImagePlugin, UnidentifiedImageError
 
@@ -61,8 +62,10 @@ class EncodedImage:
         """Its pixels, RGB (H, W, 3); once."""
         try:
             with self._image as image:
-                image.load()
-                pixels = _to_rgb(image, self._data)
+                pixels = _decode_jpeg(image, self._data)
+                if pixels is None:
+                    image.load()
+                    pixels = _to_rgb(image, self._data)
         except RequestError:
             raise
         except Exception as error:
@@ -81,6 +84,20 @@ def _explain(data: bytes, error: Exception) -> RequestError:
     return UndecodableImageError(f"{words}: {error}")
 
 
+def _decode_jpeg(image: Image.Image, data: bytes) -> NDArray[np.uint8] | None:
+    """Pixels of a colour JPEG, bit for bit Pillow's, in less than half its time where images are large.
+
+    None for other kinds, and wherever libjpeg has anything to complain of: Pillow tells that better.
+    """
+    if image.format != "JPEG" or image.mode != "RGB":
+        return None
+    try:
+        pixels = np.asarray(simplejpeg.decode_jpeg(data, "RGB", fastdct=False, fastupsample=False, strict=True))
+    except ValueError:
+        return None
+    return _upright(pixels, image) if pixels.shape == (image.height, image.width, 3) else None
+
+
 def _to_rgb(image: Image.Image, data: bytes) -> NDArray[np.uint8]:
     if image.mode in ("I", "F") or image.mode.startswith("I;"):
         return _upright(_wide_gray_to_rgb(np.asarray(image)), image)
@@ -90,7 +107,7 @@ def _to_rgb(image: Image.Image, data: bytes) -> NDArray[np.uint8]:
         coloured = image.convert("RGBA")
         black = Image.new("RGBA", coloured.size, (0, 0, 0, 255))
         return _upright(np.asarray(Image.alpha_composite(black, coloured))[..., :3], image)
-    return _upright(np.asarray(image.convert("RGB")), image)
+    return _upright(np.asarray(image if image.mode == "RGB" else image.convert("RGB")), image)
 
 
 def _is_16_bit_colour(image: Image.Image, data: bytes) -> bool:

@@ -26,7 +26,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service.connections import Connections
 
-_LINGER_S = 2.0
+_LINGER_S = 3.0
 _UPGRADE = re.compile(rb"\r\nupgrade:", re.IGNORECASE)
 
 logger = logging.getLogger("knet.http")
@@ -51,7 +51,8 @@ class LimitedProtocol(HttpToolsProtocol):
         self._head_bytes = 0  # that came in pieces
         self._parsed_head_bytes = 0
         self._body_until: float | None = None  # None: no body is awaited
-        self._linger_until: float | None = None  # None: not refused
+        self._linger_until: float | None = None  # None: neither refused nor done with
+        self._is_last = False  # the client wants no further request
         self._unsent = 0  # bytes of an answer that the client has not taken, when it was last looked
         self._unsent_since = self._taken_at = self.heard_at
         if self.table.add(self):
@@ -125,6 +126,8 @@ class LimitedProtocol(HttpToolsProtocol):
         self._head_bytes = 0
         self._body_until = self.loop.time() + self._limits.transfer_timeout_s
         super().on_headers_complete()
+        # Closing is ours: uvicorn's would cut off the answer to a client that is still sending.
+        self._is_last, self.cycle.keep_alive = not self.cycle.keep_alive, True
 
     def on_message_complete(self) -> None:
         """Nothing more is awaited of the client."""
@@ -135,10 +138,14 @@ class LimitedProtocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """Wait for the next request; what still comes of a body that nobody waits for has little time left."""
         super().on_response_complete()
+        if not self.cycle.response_complete:  # of one before, and another runs
+            return
         if self._body_until is not None:
             self._body_until = min(self._body_until, self.loop.time() + _LINGER_S)
-        elif self._head_since is None and self.cycle.response_complete:
+        elif self._head_since is None:
             self.table.mark_idle(self)
+        if self._is_last:
+            self._close_slowly(is_complete=self._body_until is None)
 
     # Time.
 
@@ -190,20 +197,26 @@ class LimitedProtocol(HttpToolsProtocol):
     def _refuse(self, status: int, cause: str, detail: str) -> None:
         """Answer by a problem object, where an answer is awaited, and close."""
         self.table.refused[cause] += 1
+        self._leave_application()
+        is_answered = self._can_be_answered(status)
+        if is_answered:
+            self.transport.write(_problem(status, cause, detail))
+        self._close_slowly(is_complete=not is_answered)
+
+    def _close_slowly(self, *, is_complete: bool) -> None:
+        """To close with bytes unread would take the answer back from the network: throw away what comes, for a bit."""
         self.table.mark_idle(self)
         self._linger_until = self.loop.time() + _LINGER_S
-        self._leave_application()
-        if not (self._can_be_answered(status) and self.transport.can_write_eof()):
-            return self.transport.close()
-        self.transport.write(_problem(status, cause, detail))
-        # To close with bytes unread would take the answer back from the network: throw away what comes, for a while.
-        self.transport.write_eof()
-        self.flow.resume_reading()
-        return None
+        if is_complete or not self.transport.can_write_eof():
+            self.transport.close()
+        else:
+            self.transport.write_eof()
+            self.flow.resume_reading()
 
     def _can_be_answered(self, status: int) -> bool:
-        """Not in the middle of an answer; and who has asked nothing is not told that it took too long."""
+        """Not in or after the answer; and who has asked nothing is not told that it took too long."""
         is_answering = self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete
+        is_answering |= self.cycle is not None and self.cycle.response_complete and self._body_until is not None
         is_silent = self._head_bytes == 0 and self._body_until is None
         return not (is_answering or (is_silent and status == 408))
 

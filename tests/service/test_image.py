@@ -60,6 +60,17 @@ def test_jpeg_decodes_to_what_pillow_sees():
     np.testing.assert_array_equal(decode(data), np.asarray(Image.open(io.BytesIO(data))))
 
 
+@pytest.mark.parametrize("size", [(1, 1), (8, 8), (17, 33), (100, 3), (120, 161)])
+@pytest.mark.parametrize("subsampling", [0, 1, 2])
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_blocks": 3}, {"keep_rgb": True}])
+def test_jpegs_of_all_kinds_are_bit_for_bit_what_pillow_sees(size, subsampling, options):
+    coarse = RNG.integers(0, 256, (size[0] // 4 + 1, size[1] // 4 + 1, 3), np.uint8)
+    image = cv2.resize(coarse, size[::-1], interpolation=cv2.INTER_CUBIC)
+    options = options if "keep_rgb" in options else {"subsampling": subsampling, **options}
+    data = encode(Image.fromarray(image), "JPEG", **options)
+    np.testing.assert_array_equal(decode(data), np.asarray(Image.open(io.BytesIO(data))))
+
+
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "TIFF"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation_is_applied(format, orientation):

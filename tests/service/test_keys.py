@@ -1,14 +1,14 @@
 import logging
 import re
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import httpx
 import pytest
 from pydantic import ValidationError
+from typer.testing import CliRunner
 
+from knet.cli import app
 from service.errors import ForbiddenError, ServiceError
 from service.keys import KeyRing, new_key, read_keys, require_admin
 from service.server import background
@@ -47,8 +47,7 @@ def test_a_new_key_is_long_and_its_line_holds_its_hash_alone(tmp_path):
 
 
 def test_key_command_prints_a_key_and_its_line():
-    command = [sys.executable, "-m", "knet", "key", "camera", "--admin"]
-    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    output = CliRunner().invoke(app, ["key", "camera", "--admin"]).output
     assert re.search(r"knet_\S{43}", output)
     assert re.search(r"camera:sha256:[0-9a-f]{64}:admin$", output, re.MULTILINE)
 
@@ -151,7 +150,7 @@ def states_of(settings: Settings, headers: dict[str, str]) -> dict | None:
 
     seen = {}
 
-    async def app(scope, receive, send) -> None:
+    async def inner(scope, receive, send) -> None:
         seen.update(scope["state"], passed=True)
 
     async def send(message) -> None:
@@ -163,7 +162,7 @@ def states_of(settings: Settings, headers: dict[str, str]) -> dict | None:
         "path": "/v1/models",
         "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
     }
-    asyncio.run(ApiKeys(app, keys=KeyRing(settings), is_private=is_loopback(settings.host))(scope, None, send))
+    asyncio.run(ApiKeys(inner, keys=KeyRing(settings), is_private=is_loopback(settings.host))(scope, None, send))
     return seen if seen else None
 
 
