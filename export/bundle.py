@@ -36,6 +36,7 @@ _SERVICE = (
     "__init__",
     "answers",
     "errors",
+    "file_checks",
     "geometry",
     "image",
     "instances",
@@ -49,6 +50,7 @@ _SERVICE = (
     "segmenter",
     "segments",
     "session",
+    "tiff_checks",
 )
 _REPLACED = ("artifact", "pixels")
 _PAGE = ("index.html", "knet.js", "serve.py")

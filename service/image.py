@@ -11,13 +11,12 @@ import warnings
 from typing import Any
 
 import numpy as np
-import simplejpeg  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, PngImagePlugin, UnidentifiedImageError
 
 from service.errors import RequestError, UndecodableImageError, UnsupportedImageError
 from service.file_checks import check_file, check_size
-from service.pixels import decode_16_bits
+from service.pixels import decode_16_bits, decode_jpeg
 
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP")
 _MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"BM")  # and WebP's RIFF
@@ -91,11 +90,8 @@ def _decode_jpeg(image: Image.Image, data: bytes) -> NDArray[np.uint8] | None:
     """
     if image.format != "JPEG" or image.mode != "RGB":
         return None
-    try:
-        pixels = np.asarray(simplejpeg.decode_jpeg(data, "RGB", fastdct=False, fastupsample=False, strict=True))
-    except ValueError:
-        return None
-    return _upright(pixels, image) if pixels.shape == (image.height, image.width, 3) else None
+    pixels = decode_jpeg(data)
+    return _upright(pixels, image) if pixels is not None and pixels.shape == (image.height, image.width, 3) else None
 
 
 def _to_rgb(image: Image.Image, data: bytes) -> NDArray[np.uint8]:

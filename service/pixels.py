@@ -1,7 +1,8 @@
-"""What OpenCV does for the service: scaling, sums, blending and files. Nothing else in the serving path imports it."""
+"""What OpenCV and libjpeg-turbo do for the service: scaling, sums, blending and files. Nothing else imports them."""
 
 import cv2
 import numpy as np
+import simplejpeg  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
 
@@ -27,6 +28,14 @@ def mean_and_std(image: NDArray[np.uint8]) -> tuple[float, float]:
 def blend(image: NDArray[np.uint8], tint: NDArray[np.uint8], weight: NDArray[np.float32]) -> NDArray[np.uint8]:
     """Image (H, W, 3) with `weight` (H, W) of `tint` (H, W, 3) in each pixel."""
     return np.asarray(cv2.blendLinear(image, tint, 1 - weight, weight), np.uint8)
+
+
+def decode_jpeg(data: bytes) -> NDArray[np.uint8] | None:
+    """Pixels (H, W, 3) of a colour JPEG; None where libjpeg has anything to complain of."""
+    try:
+        return np.asarray(simplejpeg.decode_jpeg(data, "RGB", fastdct=False, fastupsample=False, strict=True), np.uint8)
+    except ValueError:
+        return None
 
 
 def decode_16_bits(data: bytes) -> NDArray[np.uint16] | None:

@@ -43,6 +43,11 @@ def blend(image: NDArray[np.uint8], tint: NDArray[np.uint8], weight: NDArray[np.
     return np.rint(image * (1 - part) + tint * part).astype(np.uint8)
 
 
+def decode_jpeg(data: bytes) -> NDArray[np.uint8] | None:
+    """None: Pillow decodes them, to the same bits."""
+    return None
+
+
 def decode_16_bits(data: bytes) -> NDArray[np.uint16] | None:
     """Raises UnsupportedImageError: Pillow keeps 8 bits of colour."""
     raise UnsupportedImageError(
