@@ -124,7 +124,7 @@ def test_a_reader_that_never_reads_is_let_go(connect):
 
 
 def ask_for_ever(connection: socket.socket) -> None:
-    """Many small questions with a large answer each: the network's buffers fill, then the server's, which is bounded."""
+    """Small questions with a large answer each: the network's buffers fill, then the server's, which is bounded."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         connection.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n" * 50)
