@@ -238,7 +238,6 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=_named_folder, action="append", default=[], help="NAME=FOLDER")
     add_options(parser)
     arguments = parser.parse_args()
-    from benchmarks.request import processor
 
     settings, work = settings_of(arguments), arguments.work
     work.mkdir(parents=True, exist_ok=True)
@@ -259,15 +258,7 @@ def main() -> None:
             add_floor(figures, gflop, peaks.get(engine_name), settings.batch)
             results.append({"network": name, "engine": engine_name, "gflop": gflop, **figures})
             print(results[-1], flush=True)
-    summary = {
-        "processor": processor(),
-        "threads": settings.threads,
-        "batch": settings.batch,
-        "repeats": settings.repeats,
-        "peak_gflop_s": peaks,
-        "results": results,
-    }
-    print_results(summary, arguments.out)
+    print_results(results, peaks, settings, arguments.out)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -130,13 +130,13 @@ def peak_mb() -> float:
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) / 1024
 
 
-def seconds(step: Callable[[], Any], repeats: int) -> list[float]:
+def seconds(step: Callable[[], Any], repeats: int, clock: Callable[[], float] = time.perf_counter) -> list[float]:
     """Times of `step`, which has run before."""
     times: list[float] = []
     while len(times) < repeats and (len(times) < 3 or sum(times) < ENOUGH_S):
-        started = time.perf_counter()
+        started = clock()
         step()
-        times.append(time.perf_counter() - started)
+        times.append(clock() - started)
     return times
 
 
@@ -150,6 +150,9 @@ def time_session(
 ) -> Iterator[Figures]:
     """Start-up to the first answer, latency of one image, throughput of many at once, memory after each.
 
+    Also the processor time of one image, the least of all repeats: of all threads together, it is what other work on
+    the machine disturbs least.
+
     Args:
         finish: what is done with the outputs on the host to get an answer; timed alone and with the network.
     """
@@ -161,6 +164,7 @@ def time_session(
     answer(one)
     yield {"start_s": time.monotonic() - started}
     yield {"latency_ms": 1000 * statistics.median(seconds(lambda: answer(one), settings.repeats))}
+    yield {"processor_ms": 1000 * min(seconds(lambda: answer(one), settings.repeats, time.process_time))}
     if finish is not None:
         outputs = session.run(one)
         yield {
@@ -227,6 +231,7 @@ def add_floor(figures: Figures, gflop: float | None, peak_gflop_s: float | None,
 COLUMNS = {
     "start_s": ("start-up s", ".1f"),
     "latency_ms": ("latency ms", ".0f"),
+    "processor_ms": ("processor ms", ".0f"),
     "network_ms": ("network ms", ".0f"),
     "finish_ms": ("post ms", ".0f"),
     "latency_floors": ("x floor", ".2f"),
@@ -238,9 +243,25 @@ COLUMNS = {
 }
 
 
-def print_results(summary: Figures, out: Path | None) -> None:
-    """A table of `summary["results"]`, then all of it as one line of JSON, which is also written to `out`."""
-    results = summary["results"]
+def print_results(
+    results: Sequence[Figures], peaks: Mapping[str, float], settings: Settings, out: Path | None, **beside: Any
+) -> None:
+    """A table, then all that is known as one line of JSON, which is also written to `out`.
+
+    Args:
+        results: a line of the table each.
+        peaks: GFLOP/s of each engine.
+        beside: what else the run was given.
+    """
+    from benchmarks.request import processor  # here: it imports more than the measured processes are to hold
+
+    summary = {
+        "processor": processor(),
+        **asdict(settings),
+        **beside,
+        "peak_gflop_s": dict(peaks),
+        "results": list(results),
+    }
     columns = {key: column for key, column in COLUMNS.items() if any(key in result for result in results)}
     title = f"{summary['processor']}, {summary['threads']} threads, throughput with batches of {summary['batch']}"
     table = Table("network", "GFLOP", "engine", *(name for name, _ in columns.values()), "", title=title)

@@ -2,7 +2,7 @@
 
     python -m venv hf && hf/bin/pip install -c constraints.txt -e '.[dev]' openvino transformers
     hf/bin/python -m benchmarks.other_networks --work FOLDER [--networks NAME ...] [--engines NAME ...] [--repeats 9]
-        [--threads 2] [--batch 8] [--kept 20] [--images FOLDER] [--out FILE]
+        [--threads 2] [--batch 8] [--kept 20] [--knet FOLDER] [--images FOLDER] [--out FILE]
 
 Networks are built from their published COCO panoptic configurations, without a download. EoMT's position embeddings
 are tied to one size, so that each size is a network of its own; its published one is 640x640.
@@ -11,7 +11,9 @@ An answer is a panoptic id-map with its segments. K-Net's graph holds the merge,
 others' masks are merged by their own image processors (post_process_panoptic_segmentation, in PyTorch). Random scores
 pass no threshold, which would make that free: for them the threshold is the score of the query after the `--kept` best
 of the first image, about as many as a photograph has. K-Net keeps what it may: its thresholds are 0. Normalisation is
-in K-Net's figures and not in the others', whose inputs are prepared before.
+in K-Net's figures and not in the others', whose inputs are prepared before. K-Net is made here as it was published,
+with the exact merge; `--knet` names an artifact of the same network for the lines that are not PyTorch's, such as one
+exported with the merge in cells from the checkpoint beside that one.
 """
 
 import argparse
@@ -246,7 +248,7 @@ def run(
         if engine.runtime == "torch" or network.family != "knet":  # the others' merges are in torch
             prepare_torch(settings.threads, Path(scratch))
         if engine.runtime == "torch":
-            session = _torch_session(engine, network, folder)
+            session = _torch_session(engine, network)
         else:
             session = open_graph(engine, folder / GRAPH, settings.threads)
         if network.family == "knet":
@@ -261,14 +263,15 @@ def run(
         yield from time_session(started, session, one, inputs, settings, finish)
 
 
-def _torch_session(engine: Engine, network: Network, folder: Path) -> Any:
+def _torch_session(engine: Engine, network: Network) -> Any:
     import torch
 
     if network.family == "knet":
-        from model.checkpoint import load
+        from model.knet import KNet
+        from model.official import R50, coco
         from training.serving_path import TorchSession as KNetSession
 
-        session: Any = KNetSession(load(folder / "checkpoint"))
+        session: Any = KNetSession(KNet(coco("panoptic", R50)).eval())
     else:
         session = TorchSession(make_network(network))
     if engine.compiled:
@@ -276,10 +279,10 @@ def _torch_session(engine: Engine, network: Network, folder: Path) -> Any:
     return session
 
 
-def ensure_graph(network: Network, work: Path) -> tuple[Path, str | None]:
-    """The folder of a network's graph, and why it has none; made on the first use."""
+def ensure_graph(network: Network, work: Path, knet: Path | None) -> tuple[Path, str | None]:
+    """The folder of a network's graph, and why it has none; made on the first use, unless it is named."""
     if network.family == "knet":
-        return ensure_r50(work), None
+        return knet or ensure_r50(work), None
     folder = work / network.name
     if (folder / GRAPH).is_file():
         return folder, None
@@ -294,9 +297,9 @@ def main() -> None:
     parser.add_argument("--networks", nargs="+", choices=list(NETWORKS), default=list(NETWORKS))
     parser.add_argument("--engines", nargs="+", choices=ENGINE_NAMES, default=list(ENGINE_NAMES))
     parser.add_argument("--kept", type=int, default=20, help="queries of an image that pass the score threshold")
+    parser.add_argument("--knet", type=Path, help="artifact of K-Net R50 to measure in place of the one that is made")
     add_options(parser)
     arguments = parser.parse_args()
-    from benchmarks.request import processor
 
     settings, work = settings_of(arguments), arguments.work
     work.mkdir(parents=True, exist_ok=True)
@@ -307,7 +310,7 @@ def main() -> None:
         images = load_images(arguments.images, (network.side, network.side), settings.batch)
         gflop = measure(count, network).get("gflop")
         needs_graph = network.family == "knet" or any(ENGINES[each].runtime != "torch" for each in arguments.engines)
-        folder, obstacle = ensure_graph(network, work) if needs_graph else (work, None)
+        folder, obstacle = ensure_graph(network, work, arguments.knet) if needs_graph else (work, None)
         for engine_name in arguments.engines:
             engine = ENGINES[engine_name]
             if engine.runtime != "torch" and obstacle is not None:
@@ -319,16 +322,7 @@ def main() -> None:
             add_floor(figures, gflop, peaks.get(engine_name), settings.batch)
             results.append({"network": name, "engine": engine_name, "gflop": gflop, **figures})
             print(results[-1], flush=True)
-    summary = {
-        "processor": processor(),
-        "threads": settings.threads,
-        "batch": settings.batch,
-        "repeats": settings.repeats,
-        "kept": arguments.kept,
-        "peak_gflop_s": peaks,
-        "results": results,
-    }
-    print_results(summary, arguments.out)
+    print_results(results, peaks, settings, arguments.out, kept=arguments.kept)
 
 
 if __name__ == "__main__":

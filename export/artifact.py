@@ -16,12 +16,13 @@ from export.new_folder import new_folder
 from export.official import IMPORTED
 from export.options import ExportOptions
 from export.to_onnx import check_canvas, make_graph, round_weights
-from export.variants import Evidence, gather_evidence, make_variants
+from export.variants import Evidence, VariantMaker, gather_evidence
 from model.checkpoint import load
 from model.knet import KNet
-from model.served import make_served
+from model.served import ServedModel, make_served
 from service.artifact import ArtifactMetadata, save
 from service.image import decode
+from service.segmenter import Segmenter
 from training.checkpoints import METRICS
 from training.data.index import DataIndex, evenly_spaced
 from training.serving_path import metadata_of, segmenter_of
@@ -68,11 +69,12 @@ def export_artifact(
     if not images:
         raise ValueError("no images to verify with; name a file or folder of real ones with --images")
     network = _load_to_serve(folder, changes or {}, options)
-    metadata = metadata_of(network.config, name=name, version=version)
+    served = make_served(network, confidence=options.confidence)
+    metadata = metadata_of(network.config, name=name, version=version, confidence=options.confidence)
     origin = {} if not options.half_storage else {"weights": "rounded to fp16, computed in fp32"}
     metadata = metadata.model_copy(update={"provenance": provenance | origin | _origin(folder)})
     with new_folder(out) as work:
-        metadata = _write(network, metadata, work, options, (images, data), console)
+        metadata = _write(served, metadata, work, options, (images, data), console)
     return metadata
 
 
@@ -90,7 +92,7 @@ def _load_to_serve(folder: Path, changes: Mapping[str, Any], options: ExportOpti
 
 
 def _write(
-    network: KNet,
+    served: ServedModel,
     metadata: ArtifactMetadata,
     folder: Path,
     options: ExportOptions,
@@ -99,10 +101,13 @@ def _write(
 ) -> ArtifactMetadata:
     """Variants and metadata into `folder`."""
     with console.status("writing the ONNX graph (about a minute)"):
-        graph = make_graph(make_served(network), fixed_size=options.fixed_size)
+        graph = make_graph(served, fixed_size=options.fixed_size)
     with console.status("running PyTorch on the images"):
-        evidence = _gather(network, *material)
-    variants = make_variants(graph, metadata, folder, options, evidence, console)
+        evidence = _gather(segmenter_of(served.network, confidence=metadata.confidence), *material)
+    maker = VariantMaker(
+        graph=graph, metadata=metadata, folder=folder, options=options, evidence=evidence, console=console
+    )
+    variants = maker.make_all()
     if not any(answer.segments for answer in evidence.answers):
         console.print(
             "Warning: none of the images gave a segment, so that little was compared; "
@@ -115,13 +120,13 @@ def _write(
     return metadata
 
 
-def _gather(network: KNet, images: Sequence[Path], data: tuple[DataIndex, DataIndex] | None) -> Evidence:
+def _gather(reference: Segmenter, images: Sequence[Path], data: tuple[DataIndex, DataIndex] | None) -> Evidence:
     calibration, validation = images, None
     if data is not None:
         train, validation = data
         calibration = [record.image_path for record in evenly_spaced(train.records, _MAX_CALIBRATION_IMAGES)]
     compared = [_read(path) for path in images]
-    return gather_evidence(segmenter_of(network), compared, calibration, validation)
+    return gather_evidence(reference, compared, calibration, validation)
 
 
 def images_below(path: Path) -> list[Path]:

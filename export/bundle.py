@@ -32,8 +32,24 @@ _FITTING: dict[Target, tuple[str, ...]] = {
     # In WebAssembly fp16 is computed in fp32 with conversions, and WebGPU has it on some adapters only.
     "browser": ("onnxruntime-fp32", "onnxruntime-fp16"),
 }
-_SERVICE = ("__init__", "answers", "errors", "geometry", "image", "instances", "join", "onnxruntime_providers",
-            "openvino_session", "overlay", "profiles", "rle", "segmenter", "segments", "session")  # fmt: skip
+_SERVICE = (
+    "__init__",
+    "answers",
+    "errors",
+    "geometry",
+    "image",
+    "instances",
+    "join",
+    "onnxruntime_providers",
+    "openvino_session",
+    "overlay",
+    "polygons",
+    "profiles",
+    "rle",
+    "segmenter",
+    "segments",
+    "session",
+)
 _REPLACED = ("artifact", "pixels")
 _PAGE = ("index.html", "knet.js", "serve.py")
 # A script and its WebAssembly for browsers with a GPU, and for those without.

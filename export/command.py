@@ -31,6 +31,7 @@ class Wishes:
     canvas: str | None = None  # HEIGHTxWIDTH, or sides of tiles
     fixed_size: bool = False
     half_storage: bool = False
+    confidence: bool = False
     changes: Mapping[str, Any] = field(default_factory=dict)
     deformable: Deformable = "operator"
     workspace_gb: float = 4.0
@@ -82,6 +83,7 @@ def make_options(wishes: Wishes) -> ExportOptions:
         deformable=wishes.deformable,
         fixed_size=wishes.fixed_size,
         half_storage=wishes.half_storage,
+        confidence=wishes.confidence,
         force=wishes.force,
         engine=EngineOptions(
             workspace_gb=wishes.workspace_gb,

@@ -54,6 +54,7 @@ class ExportOptions:
     deformable: Deformable = "operator"  # "grid_sample": for engines without the operator of opset 19
     fixed_size: bool = False  # height and width are constants of the graph
     signed_int8: bool = False  # symmetric signed integers alone, which is what TensorRT takes
+    confidence: bool = False  # semantic: an output with the probability of each cell's class
     half_storage: bool = False  # weights rounded to fp16 on disk: half the file, for small artifacts
     force: bool = False  # write variants that are outside their limits, marked as such
     engine: EngineOptions = field(default_factory=EngineOptions)  # of TensorRT; its precision is not looked at

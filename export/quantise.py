@@ -105,19 +105,21 @@ def quantise(
 def _use_signed(graph: onnx.GraphProto) -> None:
     """Symmetric unsigned integers of activations become signed ones, of which half are not used."""
     constants = {constant.name: constant for constant in graph.initializer}
-    done: set[str] = set()
+    scales, zeros = {}, {}
     for node in graph.node:
         if node.op_type not in ("QuantizeLinear", "DequantizeLinear") or len(node.input) < 3:
             continue
         scale, zero = constants[node.input[1]], constants[node.input[2]]
-        if zero.name in done or zero.data_type != onnx.TensorProto.UINT8:
+        if zero.data_type != onnx.TensorProto.UINT8:
             continue
-        if (zeros := numpy_helper.to_array(zero)).any():
-            raise ExportError(f"node {node.name} quantises around {zeros.max()}; signed integers need symmetric ones")
+        if (values := numpy_helper.to_array(zero)).any():
+            raise ExportError(f"node {node.name} quantises around {values.max()}; signed integers need symmetric ones")
+        scales[scale.name], zeros[zero.name] = scale, zero
+    for name, scale in scales.items():
         wider = numpy_helper.to_array(scale) * np.float32(np.iinfo(np.uint8).max / np.iinfo(np.int8).max)
-        scale.CopyFrom(numpy_helper.from_array(wider, scale.name))
-        zero.CopyFrom(numpy_helper.from_array(zeros.astype(np.int8), zero.name))
-        done.add(zero.name)
+        scale.CopyFrom(numpy_helper.from_array(wider, name))
+    for name, zero in zeros.items():
+        zero.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(zero).astype(np.int8), name))
     del graph.value_info[:]  # notes of types, some of which are no longer true
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from rich.table import Table
 from export.errors import ExportError
 from export.fp16 import to_fp16
 from export.options import LIMITS, REFERENCE, RUNTIMES, ExportOptions, Format, Precision
-from export.quantise import LADDER, SAFE_RUNG, Rung, calibration_inputs, quantise
+from export.quantise import LADDER, SAFE_RUNG, Inputs, Rung, calibration_inputs, quantise
 from export.tensorrt_engine import build_engine
 from export.to_onnx import store_as_fp16
 from export.verify import MAX_PIXEL_DIFFERENCE, MAX_SCORE_DIFFERENCE, SCORE_TOLERANCE, Comparison, compare
@@ -41,6 +42,11 @@ class Evidence:
     validation: DataIndex | None  # None: nothing says how much a lower precision loses
     score: float  # of the reference on the validation images, 0..1
 
+    @property
+    def measures(self) -> bool:
+        """Whether the validation images tell how much a variant loses: nothing can be lost by a model that scores 0."""
+        return self.validation is not None and self.score > 0
+
 
 def gather_evidence(
     reference: Segmenter,
@@ -60,70 +66,60 @@ def gather_evidence(
     )
 
 
-def make_variants(
-    graph: onnx.ModelProto,
-    metadata: ArtifactMetadata,
-    folder: Path,
-    options: ExportOptions,
-    evidence: Evidence,
-    console: Console,
-) -> tuple[Variant, ...]:
-    """Write the graphs of all variants into the artifact's folder, judge each, and print what came of it.
+@dataclass(kw_only=True)
+class VariantMaker:
+    """One export's variants, made into the artifact's folder; graphs are made when a variant first needs them."""
 
-    Raises:
-        ExportError: the reference graph does not answer as PyTorch does; or an engine cannot be built.
-    """
-    maker = _Maker(graph, metadata, folder, options, evidence, console)
-    # The reference first: what does not agree there need not be tried.
-    order = sorted(options.variants, key=lambda pair: pair != REFERENCE)
-    made = {pair: variant for pair in order if (variant := maker.make(*pair)) is not None}
-    maker.drop_unused()
-    console.print(maker.table)
-    return tuple(made[pair] for pair in options.variants if pair in made)
+    graph: onnx.ModelProto
+    metadata: ArtifactMetadata
+    folder: Path
+    options: ExportOptions
+    evidence: Evidence
+    console: Console
 
+    def __post_init__(self) -> None:
+        self._kept: set[str] = set()  # files
+        self._table = _empty_table(self.evidence)
 
-class _Maker:
-    """One export's variants; graphs are made when a variant first needs them."""
+    def make_all(self) -> tuple[Variant, ...]:
+        """Write the graphs of all variants, judge each, and print what came of it; those that stay, best first.
 
-    def __init__(
-        self,
-        graph: onnx.ModelProto,
-        metadata: ArtifactMetadata,
-        folder: Path,
-        options: ExportOptions,
-        evidence: Evidence,
-        console: Console,
-    ) -> None:
-        self.graph, self.metadata, self.folder = graph, metadata, folder
-        self.options, self.evidence, self.console = options, evidence, console
-        self.kept: set[str] = set()  # files
-        self.table = _empty_table(evidence)
-        onnx.save(store_as_fp16(graph) if options.half_storage else graph, folder / GRAPH)
+        Raises:
+            ExportError: the reference graph does not answer as PyTorch does; or an engine cannot be built.
+        """
+        graph = store_as_fp16(self.graph) if self.options.half_storage else self.graph
+        onnx.save(graph, self.folder / GRAPH)
+        # The reference first: what does not agree there need not be tried.
+        order = sorted(self.options.variants, key=lambda pair: pair != REFERENCE)
+        made = {pair: variant for pair in order if (variant := self._make(*pair)) is not None}
+        self._drop_unused()
+        self.console.print(self._table)
+        return tuple(made[pair] for pair in self.options.variants if pair in made)
 
-    def make(self, format_: Format, precision: Precision) -> Variant | None:
+    def _make(self, format_: Format, precision: Precision) -> Variant | None:
         """A variant within its limits, or forced; None: it is not to be written."""
         with self.console.status(f"making {RUNTIMES[format_]}-{precision} and comparing it with PyTorch"):
             variant, verdict = self._best(format_, precision)
         accepted = verdict == _DONE
-        self.table.add_row(*_row(variant, self.folder, verdict, self.evidence))
+        self._table.add_row(*_row(variant, self.folder, verdict, self.evidence))
         if (format_, precision) == REFERENCE and not accepted and not self.options.force:
             raise ExportError(f"ONNX Runtime does not answer as PyTorch does: {verdict}")
         if not accepted and not self.options.force:
             return None
-        self.kept.add(variant.file)
+        self._kept.add(variant.file)
         return variant.model_copy(update={"outside_limits": not accepted})
 
-    def drop_unused(self) -> None:
+    def _drop_unused(self) -> None:
         """Remove graphs of which no variant stayed."""
         for path in self.folder.iterdir():
-            if path.name not in self.kept:
+            if path.name not in self._kept:
                 path.unlink()
 
     def _best(self, format_: Format, precision: Precision) -> tuple[Variant, str]:
         """The variant and what is against it; of int8 the first rung of the ladder that is within the limits."""
         if precision != "int8" or (self.folder / _GRAPHS["int8"]).exists():
             return self._judge(self._write(format_, precision), precision)
-        rungs = LADDER if self.evidence.validation is not None else (SAFE_RUNG,)
+        rungs = LADDER if self.evidence.measures else (SAFE_RUNG,)
         for rung in rungs:
             self._quantise(rung)
             variant, verdict = self._judge(self._write(format_, precision), precision)
@@ -133,8 +129,6 @@ class _Maker:
 
     def _write(self, format_: Format, precision: Precision) -> Variant:
         if format_ == "tensorrt":
-            if precision == "int8" and not (self.folder / _GRAPHS["int8"]).exists():
-                self._quantise(SAFE_RUNG)
             engine = replace(self.options.engine, precision=precision)  # type: ignore[arg-type]  # as the options' table
             return build_engine(self.folder, self.metadata, engine, console=self.console)
         path = self.folder / _GRAPHS[precision]
@@ -143,8 +137,12 @@ class _Maker:
         return Variant(runtime=RUNTIMES[format_], precision=precision, file=path.name, sha256=file_sha256(path))
 
     def _quantise(self, rung: Rung) -> None:
-        inputs = calibration_inputs(self.metadata, self.folder / GRAPH, self.evidence.calibration)
-        onnx.save(quantise(self.graph, inputs, rung, signed=self.options.signed_int8), self.folder / _GRAPHS["int8"])
+        quantised = quantise(self.graph, self._calibration, rung, signed=self.options.signed_int8)
+        onnx.save(quantised, self.folder / _GRAPHS["int8"])
+
+    @cached_property
+    def _calibration(self) -> list[Inputs]:
+        return calibration_inputs(self.metadata, self.folder / GRAPH, self.evidence.calibration)
 
     def _judge(self, variant: Variant, precision: Precision) -> tuple[Variant, str]:
         """The variant with its accuracy, and `_DONE` or what is against it."""
@@ -203,5 +201,8 @@ def _row(variant: Variant, folder: Path, verdict: str, evidence: Evidence) -> It
         yield f"{100 * score:.2f}"
         yield f"{100 * (evidence.score - score):+.2f}"
     yield f"{(folder / variant.file).stat().st_size / 1e6:.1f}"
-    judged = evidence.validation is not None or LIMITS[variant.precision].must_agree  # type: ignore[index]
-    yield verdict if judged or verdict != _DONE else "not judged: no validation data (--data)"
+    if verdict != _DONE or evidence.measures or LIMITS[variant.precision].must_agree:  # type: ignore[index]
+        yield verdict
+    else:
+        missing = "no validation data (--data)" if evidence.validation is None else "PyTorch scores 0 on the data"
+        yield f"not judged: {missing}"

@@ -1,49 +1,75 @@
-"""What `knet segment` does: post an image, write the answer and the picture, show a table."""
+"""What `knet segment` does: post images, write answers and pictures, show a table of each."""
 
 import base64
 import json
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from rich.console import Console
 from rich.table import Table
 
 from knet.client import KNetClient
+from knet.conversation import KNetError, Wishes
 
 _TABLE_ROWS = 10
+_PICTURES = ("overlay", "png")
 
 
-@dataclass(frozen=True)
-class WrittenFiles:
-    """Where the answer and the picture are."""
+def segment_images(
+    images: Sequence[Path], *, url: str, api_key: str | None, start_timeout: float, **wishes: Unpack[Wishes]
+) -> Iterator[tuple[Path, Any]]:
+    """Each image with its answer, from the server at `url` once it is ready.
 
-    answer: Path
-    picture: Path
-
-
-def segment_image(
-    image: Path, out: Path, *, url: str, api_key: str | None, start_timeout: float, **wishes: Any
-) -> tuple[dict[str, Any], WrittenFiles]:
-    """Post `image` to the server at `url` once it is ready; write `out`/STEM.json and `out`/STEM.png."""
+    Raises:
+        ValueError: the server refuses one of several images; names the image.
+    """
     console = Console(stderr=True)
     with KNetClient(url, api_key=api_key) as client:
         with console.status("Waiting for the server to load the model ..."):
             client.wait_ready(start_timeout)
-        with console.status(f"Segmenting {image.name} ..."):
-            answer = client.segment(image, format="overlay", **wishes)
-    picture = base64.b64decode(answer.pop("overlay"))
-    files = WrittenFiles(out / f"{image.stem}.json", out / f"{image.stem}.png")
+        for image in images:
+            try:
+                with console.status(f"Segmenting {image.name} ..."):
+                    answer = client.segment(image, **wishes)
+            except KNetError as error:
+                if len(images) == 1:
+                    raise
+                raise ValueError(f"{image}: {error}") from error
+            yield image, answer
+
+
+def check_names(images: Sequence[Path]) -> None:
+    """Raises ValueError when files of two images would have the same name."""
+    twice = [name for name, count in Counter(image.stem for image in images).items() if count > 1]
+    if twice:
+        raise ValueError(f"several images are named {twice[0]}, and their files would be, too: segment them apart")
+
+
+def write_files(image: Path, answer: Any, out: Path) -> list[Path]:
+    """Write `out`/STEM.json and, of a picture in the answer, `out`/STEM.png."""
     out.mkdir(parents=True, exist_ok=True)
-    files.answer.write_text(json.dumps(answer, indent=1) + "\n", encoding="utf-8")
-    files.picture.write_bytes(picture)
-    return answer, files
+    files = [out / f"{image.stem}.json"]
+    for name in _PICTURES:
+        if name in answer:
+            files.append(out / f"{image.stem}.png")
+            files[-1].write_bytes(base64.b64decode(answer[name]))
+            answer = {key: value for key, value in answer.items() if key != name}
+    files[0].write_text(json.dumps(answer, indent=1) + "\n", encoding="utf-8")
+    return files
 
 
-def show(answer: dict[str, Any], files: WrittenFiles) -> None:
+def show(answer: Any, files: Sequence[Path]) -> None:
     """Print the best segments, what there is in all, and where the files are."""
     console = Console()
+    if isinstance(answer, dict):  # the list of format huggingface has little to show
+        _show_segments(answer, console)
+    for name, file in zip(("Answer: ", "Picture:"), files, strict=False):
+        console.print(f"{name} {file}", soft_wrap=True, highlight=False)
+
+
+def _show_segments(answer: dict[str, Any], console: Console) -> None:
     segments = answer["segments"]
     table = Table("id", "category", "score", "area", "bbox (x, y, width, height)")
     for segment in segments[:_TABLE_ROWS]:
@@ -59,4 +85,3 @@ def show(answer: dict[str, Any], files: WrittenFiles) -> None:
     console.print(f"{len(segments)} segments{shown}: {parts or 'none'}; {size} pixels in {milliseconds:.0f} ms")
     for warning in answer["warnings"]:
         console.print(f"Warning: {warning}", style="yellow")
-    console.print(f"Answer:  {files.answer}\nPicture: {files.picture}", soft_wrap=True, highlight=False)

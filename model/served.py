@@ -1,6 +1,5 @@
 """A K-Net with everything around it that is served: pixels in, results out. Export makes these modules the graphs."""
 
-from model.config import Kind
 from model.instance import InstanceModel
 from model.knet import KNet
 from model.panoptic import PanopticModel
@@ -9,11 +8,18 @@ from model.semantic import SemanticModel
 ServedModel = PanopticModel | InstanceModel | SemanticModel
 
 
-def make_served(network: KNet) -> ServedModel:
-    """The module of the network's kind, in evaluation mode."""
-    kinds: dict[Kind, type[ServedModel]] = {
-        "panoptic": PanopticModel,
-        "instance": InstanceModel,
-        "semantic": SemanticModel,
-    }
-    return kinds[network.config.kind](network).eval()
+def make_served(network: KNet, *, confidence: bool = False) -> ServedModel:
+    """The module of the network's kind, in evaluation mode.
+
+    Args:
+        confidence: of kind semantic: with the probability of each pixel's class.
+
+    Raises:
+        ValueError: a confidence of another kind.
+    """
+    kind = network.config.kind
+    if kind == "semantic":
+        return SemanticModel(network, confidence=confidence).eval()
+    if confidence:
+        raise ValueError(f"confidence is an output of kind semantic, not of {kind}: its segments have scores")
+    return (PanopticModel if kind == "panoptic" else InstanceModel)(network).eval()

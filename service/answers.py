@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service import rle
+from service import polygons, rle
 from service.artifact import ArtifactMetadata
-from service.errors import InvalidParameterError
 from service.instances import Instances, Result, select_instances
 from service.overlay import draw_overlay, panoptic_png
 from service.pixels import png
-from service.segmenter import find_thresholds
 from service.segments import Segment, join_by_class, select
 
 if TYPE_CHECKING:  # answers are made without pydantic, too
-    from service.schemas import Format, SegmentQuery, Task
+    from service.schemas import Format, Task
 
-_SCORE_DECIMALS = 6
+SCORE_DECIMALS = 6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,42 +40,6 @@ def tasks_of(metadata: ArtifactMetadata) -> list[Task]:
     return ["panoptic", "instance", "semantic"] if metadata.kind == "panoptic" else [metadata.kind]
 
 
-def read_wish(query: SegmentQuery, accept: str, metadata: ArtifactMetadata) -> Wish:
-    """Check a query against the artifact; raises InvalidParameterError with what is legal."""
-    task = query.task or metadata.kind
-    if task not in tasks_of(metadata):
-        raise InvalidParameterError(f"task {task} is not one of {metadata.name}: {', '.join(tasks_of(metadata))}")
-    media_types = {part.partition(";")[0].strip().lower() for part in accept.split(",")}
-    wants_picture = "image/png" in media_types and "application/json" not in media_types
-    output = query.format or ("png" if wants_picture else "rle")
-    if output == "png" and metadata.kind == "instance":
-        raise InvalidParameterError(
-            f"the masks of {metadata.name} may overlap, and overlapping masks have no PNG form; "
-            "name format=rle or format=overlay"
-        )
-    find_thresholds(metadata, score_threshold=query.score_threshold, overlap_threshold=query.overlap_threshold)
-    return Wish(
-        task=task,
-        format=output,
-        picture_only=wants_picture and output != "rle",
-        class_indices=_find_categories(query.categories, metadata),
-        score_threshold=query.score_threshold,
-        overlap_threshold=query.overlap_threshold,
-    )
-
-
-def _find_categories(wanted: Iterable[str], metadata: ArtifactMetadata) -> frozenset[int] | None:
-    names = [name.strip() for entry in wanted for name in entry.split(",") if name.strip()]
-    if not names:
-        return None
-    by_name = {category.name: index for index, category in enumerate(metadata.categories)}
-    by_name.update({str(category.id): index for index, category in enumerate(metadata.categories)})
-    if unknown := [name for name in names if name not in by_name]:
-        legal = ", ".join(f"{category.id} ({category.name})" for category in metadata.categories)
-        raise InvalidParameterError(f"unknown categories {', '.join(unknown)}; this model has {legal}")
-    return frozenset(by_name[name] for name in names)
-
-
 def view(result: Result, wish: Wish, metadata: ArtifactMetadata) -> Result:
     """The result as the task sees it, with the categories wanted."""
     wanted = set(range(len(metadata.categories))) if wish.class_indices is None else set(wish.class_indices)
@@ -92,18 +54,18 @@ def view(result: Result, wish: Wish, metadata: ArtifactMetadata) -> Result:
 def picture(image: NDArray[np.uint8], result: Result, wish: Wish, metadata: ArtifactMetadata) -> bytes:
     """PNG file of the format wanted: `png` or `overlay`."""
     if wish.format == "png":
-        assert not isinstance(result, Instances)  # `read_wish` refuses it
+        assert not isinstance(result, Instances)  # requests for it are refused
         return panoptic_png(result.id_map)
     return png(draw_overlay(image, result, metadata, by_category=wish.task == "semantic"))
 
 
 def document(image: NDArray[np.uint8], result: Result, wish: Wish, metadata: ArtifactMetadata) -> dict[str, Any]:
-    """The JSON answer for one image, but for its timing."""
+    """The JSON answer for one image, but for its timing; rings of polygons are arrays."""
     height, width = image.shape[:2]
     segments = [_describe(segment, wish, metadata) for segment in result.segments]
     if wish.format != "png":
-        for described, counts in zip(segments, _encode(result), strict=True):
-            described["segmentation"] = {"size": [height, width], "counts": counts}
+        for described, segmentation in zip(segments, _segmentations(result, wish), strict=True):
+            described["segmentation"] = segmentation
     answer: dict[str, Any] = {
         "model": metadata.name,
         "version": metadata.version,
@@ -112,16 +74,22 @@ def document(image: NDArray[np.uint8], result: Result, wish: Wish, metadata: Art
         "segments": segments,
         "warnings": list(result.warnings),
     }
-    if wish.format != "rle":
+    if wish.format in ("png", "overlay"):
         answer[wish.format] = base64.b64encode(picture(image, result, wish, metadata)).decode("ascii")
     return answer
 
 
-def _encode(result: Result) -> Sequence[str]:
-    """COCO `counts` of each segment."""
-    if isinstance(result, Instances):
-        return result.counts
-    return rle.encode(result.id_map, [segment.id for segment in result.segments])
+def _segmentations(result: Result, wish: Wish) -> Iterator[dict[str, Any]]:
+    """The mask of each segment: COCO RLE, or a GeoJSON geometry."""
+    if wish.format == "polygon":
+        for coordinates in polygons.trace(result):
+            yield {"type": "MultiPolygon", "coordinates": coordinates}
+    elif isinstance(result, Instances):
+        for counts in result.counts:
+            yield {"size": list(result.image_size), "counts": counts}
+    else:
+        for counts in rle.encode(result.id_map, [segment.id for segment in result.segments]):
+            yield {"size": list(result.id_map.shape), "counts": counts}
 
 
 def _describe(segment: Segment, wish: Wish, metadata: ArtifactMetadata) -> dict[str, Any]:
@@ -131,8 +99,8 @@ def _describe(segment: Segment, wish: Wish, metadata: ArtifactMetadata) -> dict[
         "category_id": category.id,
         "category": category.name,
         "is_thing": category.is_thing,
-        # A class's region has none of its own: it may be joined from segments of different scores.
-        "score": None if wish.task == "semantic" else round(segment.score, _SCORE_DECIMALS),
+        # A class's region has none of its own, unless the graph gives one: it may be joined from several segments.
+        "score": None if wish.task == "semantic" and not metadata.confidence else round(segment.score, SCORE_DECIMALS),
         "area": segment.area,
         "bbox": segment.bbox,
     }

@@ -17,7 +17,7 @@ from pydantic import (
 
 from service.errors import ArtifactError
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 FILE_NAME = "artifact.json"
 
 Merge = Literal["official", "confident"]
@@ -147,10 +147,11 @@ class ArtifactMetadata(_Frozen):
     `output_stride`: canvas pixels per cell of the graph's map or mask logits. `mask_upsample`: what a host enlarges an
     instance graph's mask logits by before it makes probabilities of them. `merge` and `mask_quality` tell people what
     is in the graph: whether all kernels compete for a pixel ("official") or only those above the score threshold
-    ("confident"), and whether scores are multiplied by the mean probability inside the mask.
+    ("confident"), and whether scores are multiplied by the mean probability inside the mask. `confidence`: a semantic
+    graph also gives the probability of each cell's class.
     """
 
-    schema_version: Literal[1, 2, 3] = 3
+    schema_version: Literal[1, 2, 3, 4] = 4
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     version: str = Field(pattern=r"^[0-9]+$")
     kind: Literal["panoptic", "instance", "semantic"]
@@ -160,6 +161,7 @@ class ArtifactMetadata(_Frozen):
     mask_upsample: Literal[1, 2, 4] = 1
     merge: Merge = "official"
     mask_quality: bool = False
+    confidence: bool = False
     num_slots: int = Field(gt=0)
     uses_image_statistics: bool
     thresholds: Thresholds
@@ -189,6 +191,8 @@ class ArtifactMetadata(_Frozen):
                 raise ValueError(
                     f"num_slots {self.num_slots} leaves none for things beside {self.num_stuff} stuff slots"
                 )
+        if self.confidence and self.kind != "semantic":
+            raise ValueError(f"confidence is for semantic artifacts; a {self.kind} one has scores")
         if self.kind == "instance":
             if stuff := [category.name for category in self.categories if not category.is_thing]:
                 raise ValueError(f"an instance artifact has things only, not the stuff {', '.join(stuff)}")
@@ -249,13 +253,18 @@ def save(metadata: ArtifactMetadata, folder: Path | str) -> None:
 def verify_files(folder: Path | str, metadata: ArtifactMetadata) -> None:
     """Raise ArtifactError unless every variant's file is there with the digest that the metadata names."""
     for variant in metadata.variants:
-        path = Path(folder) / variant.file
-        try:
-            digest = file_sha256(path)
-        except OSError as error:
-            raise ArtifactError(f"cannot read {path}: {error.strerror}") from error
-        if digest != variant.sha256:
-            raise ArtifactError(f"{path} has sha256 {digest}, but {FILE_NAME} says {variant.sha256}")
+        verify_file(folder, variant)
+
+
+def verify_file(folder: Path | str, variant: Variant) -> None:
+    """Raise ArtifactError unless a variant's file is there with the digest that the metadata names."""
+    path = Path(folder) / variant.file
+    try:
+        digest = file_sha256(path)
+    except OSError as error:
+        raise ArtifactError(f"cannot read {path}: {error.strerror}") from error
+    if digest != variant.sha256:
+        raise ArtifactError(f"{path} has sha256 {digest}, but {FILE_NAME} says {variant.sha256}")
 
 
 def file_sha256(path: Path) -> str:

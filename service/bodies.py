@@ -87,7 +87,7 @@ async def _read_json(content: bytes, request: Request, max_images: int, threads:
     match document:
         case {"image": str(image)} if len(document) == 1:
             return Body([await threads.run(_from_base64, image)], is_list=False)
-        case {"images": [_, *_] as images} if len(document) == 1:
+        case {"images": [_, *_] as images} if len(document) == 1 and all(isinstance(image, str) for image in images):
             _check_count(len(images), max_images)
             return Body([await threads.run(_from_base64, image) for image in images], is_list=True)
         case {"url": str(url)} if len(document) == 1:

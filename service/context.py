@@ -1,24 +1,42 @@
 """What all routes share."""
 
+import logging
+from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import Depends, Request
 
+from service.admission import Admission
+from service.engine import Observer, Run
+from service.engine_worker import Opener
 from service.fetch import Fetcher
+from service.metrics import Metrics
+from service.model import Model
 from service.models import Models
 from service.pipeline import Pipeline
-from service.repository import scan
+from service.repository import StoredArtifact
 from service.settings import Settings
+from service.threads import Threads
+from service.variants import open_session
+
+logger = logging.getLogger("knet.models")
 
 
 class Context:
-    """Settings, models and pipeline of one running server."""
+    """Settings, models, admission, pipeline and metrics of one server; `control` is the thread that loads models."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, opener: Opener = open_session) -> None:
         self.settings = settings
-        self.models = Models(scan(settings.repository), settings)
-        self.pipeline = Pipeline(settings)
+        self.metrics = Metrics()
+        self._opener = opener
+        self.models = Models(settings, self._make_model)
+        self.admission = Admission(settings.max_queue, self.metrics)
+        self.pipeline = Pipeline(settings, self.metrics)
         self.fetcher = Fetcher(settings)
+        self.control = Threads(1, "control")
+        self._watch()
+        if unknown := settings.models.keys() - self.models.names():
+            logger.warning("settings of models that the repository has not: %s", ", ".join(sorted(unknown)))
 
     def start(self) -> None:
         """Start the engine processes without waiting for them."""
@@ -27,7 +45,37 @@ class Context:
     def close(self) -> None:
         """End everything that was started."""
         self.models.close()
+        self.control.close()
         self.pipeline.close()
+
+    def _make_model(self, stored: StoredArtifact) -> Model:
+        observer = _Counter(self.metrics, stored.metadata.name)
+        return Model(stored, self.settings, opener=self._opener, observer=observer)
+
+    def _watch(self) -> None:
+        """Let the metrics read what changes by itself; versions of a model are taken together."""
+        metrics, models = self.metrics, self.models
+        metrics.loaded(lambda: [(m.metadata.name, m.metadata.version, m.variant.name) for m in models.all()])
+        metrics.watch("in_flight", lambda: models.sums(lambda model: model.num_images))
+        metrics.watch("queued", lambda: models.sums(lambda model: sum(e.num_pending for e in model.engines)))
+        metrics.watch("ready_engines", lambda: models.sums(lambda model: sum(e.is_ready for e in model.engines)))
+        metrics.watch(
+            "engine_memory_bytes", lambda: models.sums(lambda model: sum(e.memory_bytes() for e in model.engines))
+        )
+
+
+@dataclass(frozen=True)
+class _Counter(Observer):
+    """Counts an engine's runs and restarts under its model's name."""
+
+    metrics: Metrics
+    name: str
+
+    def ran(self, run: Run) -> None:
+        self.metrics.batch(model=self.name, size=run.size, seconds=run.seconds)
+
+    def restarted(self) -> None:
+        self.metrics.restarted(model=self.name)
 
 
 def _context(request: Request) -> Context:

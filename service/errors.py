@@ -8,6 +8,9 @@ ServiceError
 │   ├── ForbiddenError            403  a key that may not do this
 │   ├── ForbiddenUrlError         403  an image's URL that leads where this server does not go
 │   ├── NotFoundError             404  no such model, version or page
+│   ├── NotAcceptableError        406  the answer has no form that the client takes
+│   ├── ConflictError             409  not as things stand
+│   ├── LoadFailedError           409  the repository's model cannot be loaded; what was there goes on serving
 │   ├── BodyTooLargeError         413  more bytes than the limit
 │   ├── ImageTooLargeError        413  more pixels than the limit
 │   ├── UnsupportedBodyError      415  a content type that carries no image
@@ -16,11 +19,14 @@ ServiceError
 │   ├── InvalidParameterError     422  a query parameter is unknown or out of its range
 │   ├── InvalidUrlError           422  an image's URL that is none, or of a kind not taken
 │   ├── FetchError                502  what an image's URL leads to did not give an image
-│   └── FetchTimeoutError         504  or not in time
+│   ├── FetchTimeoutError         504  or not in time
+│   └── ClientLeftError           499  nobody waits for the answer (for the log alone)
 └── UnavailableError              503  try again later
-    ├── QueueFullError                 more requests wait than allowed
+    ├── QueueFullError                 more requests wait than allowed, or the deadline is too close for the queue
     ├── MemoryFullError                the bodies of all requests have more bytes than allowed
-    └── EngineDownError                the engine process is starting or has ended
+    ├── EngineDownError                the engine process is starting or has ended
+    ├── DrainingError                  the server is about to stop
+    └── DeadlineError             504  no answer within the request's time
 
 `status`, `type` and `title` make the problem object (RFC 9457); `service.problems` maps them to a response.
 """
@@ -88,6 +94,30 @@ class NotFoundError(RequestError):
     status = 404
     type = "not-found"
     title = "Not found"
+
+
+class NotAcceptableError(RequestError):
+    """The answer has no form that the client takes."""
+
+    status = 406
+    type = "not-acceptable"
+    title = "Not acceptable"
+
+
+class ConflictError(RequestError):
+    """Not as things stand."""
+
+    status = 409
+    type = "conflict"
+    title = "Conflict"
+
+
+class LoadFailedError(RequestError):
+    """The repository's model cannot be loaded; what was there goes on serving."""
+
+    status = 409
+    type = "load-failed"
+    title = "Model cannot be loaded"
 
 
 class BodyTooLargeError(RequestError):
@@ -191,3 +221,26 @@ class EngineDownError(UnavailableError):
     type = "engine-down"
     title = "Model not ready"
     retry_after = 5
+
+
+class DrainingError(UnavailableError):
+    """The server is about to stop and takes nothing new."""
+
+    type = "draining"
+    title = "Server stopping"
+
+
+class DeadlineError(UnavailableError):
+    """No answer within the request's time."""
+
+    status = 504
+    type = "deadline-passed"
+    title = "Deadline passed"
+
+
+class ClientLeftError(RequestError):
+    """The client has gone; nobody reads this."""
+
+    status = 499
+    type = "client-left"
+    title = "Client left"

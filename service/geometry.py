@@ -127,6 +127,17 @@ def common_sizes(geometry: Geometry) -> list[tuple[int, int]]:
     return [(max(1, int(h / geometry.scale)), max(1, int(w / geometry.scale))) for h, w in canvases]
 
 
+def canvas_sizes(geometry: Geometry) -> list[tuple[int, int]]:
+    """Sizes (height, width) of canvases: all that there are, or with `shortest_edge` the common ones.
+
+    >>> canvas_sizes(Geometry(mode="tile", sizes=(256, 512)))
+    [(256, 256), (256, 512), (512, 256), (512, 512)]
+    """
+    if geometry.mode == "tile":
+        return list(itertools.product(geometry.sizes, geometry.sizes))
+    return [make_plan(size, geometry, 1).canvas_size for size in common_sizes(geometry)]
+
+
 def _cut(length: int, sizes: Sequence[int], overlap: int, stride: int) -> tuple[int, tuple[int, ...]]:
     """One side: the canvas length, and where tiles start: evenly spaced multiples of the stride.
 

@@ -37,19 +37,40 @@ def decode(data: bytes, *, max_pixels: int = 100_000_000, max_side: int = 32_768
     Raises UnsupportedImageError for other formats, ImageTooLargeError above `max_pixels` or `max_side`, and
     UndecodableImageError for damaged files and for those made to cost much.
     """
-    try:
-        check_file(data, max_pixels=max_pixels, max_side=max_side)
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            check_size(*image.size, max_pixels=max_pixels, max_side=max_side)
-            pixels = _decode_jpeg(image, data)
-            if pixels is None:
-                image.load()
-                pixels = _to_rgb(image, data)
-    except RequestError:
-        raise
-    except Exception as error:  # on damaged files Pillow raises nearly anything, struct.error and KeyError included
-        raise _explain(data, error) from error
-    return np.require(pixels, requirements=["C_CONTIGUOUS", "WRITEABLE"])
+    return EncodedImage(data, max_pixels=max_pixels, max_side=max_side).decode()
+
+
+class EncodedImage:
+    """An image file whose header has been read and kept to the limits; raises what the function `decode` does.
+
+    `size` is (width, height) before its orientation.
+    """
+
+    def __init__(self, data: bytes, *, max_pixels: int, max_side: int) -> None:
+        self._data = data
+        try:
+            check_file(data, max_pixels=max_pixels, max_side=max_side)
+            self._image = Image.open(io.BytesIO(data), formats=FORMATS)
+            self.size = self._image.size
+            check_size(*self.size, max_pixels=max_pixels, max_side=max_side)
+        except RequestError:
+            raise
+        except Exception as error:  # on damaged files Pillow raises nearly anything, struct.error and KeyError included
+            raise _explain(data, error) from error
+
+    def decode(self) -> NDArray[np.uint8]:
+        """Its pixels, RGB (H, W, 3); once."""
+        try:
+            with self._image as image:
+                pixels = _decode_jpeg(image, self._data)
+                if pixels is None:
+                    image.load()
+                    pixels = _to_rgb(image, self._data)
+        except RequestError:
+            raise
+        except Exception as error:
+            raise _explain(self._data, error) from error
+        return np.require(pixels, requirements=["C_CONTIGUOUS", "WRITEABLE"])
 
 
 def _explain(data: bytes, error: Exception) -> RequestError:

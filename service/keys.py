@@ -18,11 +18,12 @@ from pathlib import Path
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from service import page_routes
 from service.errors import ForbiddenError, ServiceError, UnauthorizedError
 from service.problems import problem_response
 from service.settings import Settings
 
-OPEN_PATHS = frozenset({"/", "/healthz", "/readyz", "/docs", "/openapi.json", "/v2/health/live", "/v2/health/ready"})
+OPEN_PATHS = page_routes.PATHS | {"/healthz", "/readyz", "/openapi.json", "/v2/health/live", "/v2/health/ready"}
 
 logger = logging.getLogger("knet.keys")
 _LINE = re.compile(r"(?P<name>[A-Za-z0-9._-]{1,64}):sha256:(?P<digest>[0-9a-f]{64})(?P<admin>:admin)?")

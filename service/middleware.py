@@ -13,8 +13,11 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service import logs
 from service.errors import ServiceError
 from service.problems import problem_response
+
+PROBES = frozenset({"/healthz", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready"})
 
 logger = logging.getLogger("knet.http")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -33,6 +36,7 @@ class RequestContext:
         given = Headers(scope=scope).get("x-request-id", "")
         request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         scope.setdefault("state", {})["request_id"] = request_id
+        logs.request_id.set(request_id)  # for this task and its threads
         begin = time.perf_counter()
         status = 0
 
@@ -48,10 +52,22 @@ class RequestContext:
         except ClientDisconnect:
             status = status or 499  # for the log alone; nobody is there to answer
         except Exception as error:
-            logger.exception("request %s", request_id)
+            logger.exception("request failed")
             if not status:
                 failure = ServiceError(f"{type(error).__name__}: {error}")
                 await problem_response(failure, scope)(scope, receive, send_with_id)
-        milliseconds = 1000 * (time.perf_counter() - begin)
-        logger.info("%s %s %d %.0f ms %s", scope["method"], scope["path"], status, milliseconds, request_id)
+        _log_access(scope, status, 1000 * (time.perf_counter() - begin))
         return None
+
+
+def _log_access(scope: Scope, status: int, milliseconds: float) -> None:
+    fields = {
+        "method": scope["method"],
+        "path": scope["path"],
+        "status": status,
+        "duration_ms": round(milliseconds, 2),
+        "key_name": scope["state"].get("api_key"),
+    }
+    # Probes come every few seconds and would drown the rest.
+    level = logging.DEBUG if scope["path"] in PROBES else logging.INFO
+    logger.log(level, "%s %s %d %.0f ms", scope["method"], scope["path"], status, milliseconds, extra=fields)

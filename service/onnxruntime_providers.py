@@ -11,13 +11,15 @@ from typing import Literal
 from service.artifact import ArtifactMetadata
 from service.profiles import Shapes, profile_shapes
 
+CUDA_PROVIDER = "CUDAExecutionProvider"
+
 Precision = Literal["fp32", "fp16", "int8"]
 Provider = tuple[str, dict[str, str]]
 
 
-def cuda_provider(*, precision: Precision) -> Provider:
+def cuda_provider(*, precision: str) -> Provider:
     """Kernels of cuDNN and cuBLAS; types are those of the graph."""
-    return "CUDAExecutionProvider", {
+    return CUDA_PROVIDER, {
         # The default times all algorithms again for every new size of image.
         "cudnn_conv_algo_search": "HEURISTIC",
         "use_tf32": "0" if precision == "fp32" else "1",

@@ -22,12 +22,14 @@ class OpenVinoSession:
         threads: None: the CPUs that may be used.
 
     Raises:
-        ArtifactError: OpenVINO cannot load the graph.
+        ArtifactError: an unknown precision, or OpenVINO cannot load the graph.
     """
 
     def __init__(self, path: Path | str, *, precision: str, threads: int | None = None) -> None:
         import openvino  # type: ignore[import-untyped]  # here, as the HTTP process needs only the Protocol
 
+        if precision not in _HINTS:
+            raise ArtifactError(f"OpenVINO has no precision {precision!r} here; legal: {', '.join(_HINTS)}")
         try:
             core = openvino.Core()
             graph = core.read_model(str(path))

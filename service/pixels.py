@@ -46,3 +46,9 @@ def png(image: NDArray[np.uint8]) -> bytes:
     """PNG file of an RGB image (H, W, 3)."""
     _, encoded = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
     return encoded.tobytes()
+
+
+def gray_png(image: NDArray[np.uint8]) -> bytes:
+    """PNG file of a gray image (H, W)."""
+    _, encoded = cv2.imencode(".png", image)
+    return encoded.tobytes()

@@ -31,7 +31,7 @@ def problem(error: ServiceError, scope: Scope) -> dict[str, Any]:
     """The problem object; what is not the client's business stays in the log."""
     detail = error.detail
     if error.status == 500:
-        logger.error("request %s failed: %s", request_id(scope), detail)
+        logger.error("request failed: %s", detail)
         detail = "The server failed on this request; its log says more under this request id."
     return {
         "type": f"urn:knet:problem:{error.type}",
@@ -46,14 +46,20 @@ def problem(error: ServiceError, scope: Scope) -> dict[str, Any]:
 def problem_response(
     error: ServiceError, scope: Scope, *, headers: Mapping[str, str] | None = None, **members: Any
 ) -> Response:
-    """The response to a request that ended in `error`; `members` extend the problem object."""
+    """The response to a request that ended in `error`; `members` extend the problem object.
+
+    On the routes of the Open Inference Protocol it is the protocol's own form.
+    """
     headers = dict(headers or {})
     if isinstance(error, UnavailableError):
         headers["Retry-After"] = str(error.retry_after)
     if isinstance(error, UnauthorizedError):
         headers["WWW-Authenticate"] = "Bearer"
-    content = orjson.dumps(problem(error, scope) | members)
-    return Response(content, error.status, headers, MEDIA_TYPE)
+    document = problem(error, scope) | members
+    if scope.get("path", "").split("/")[1:2] == ["v2"]:
+        content = orjson.dumps({"error": f"{document['title']}: {document['detail']}"})
+        return Response(content, error.status, headers, "application/json")
+    return Response(orjson.dumps(document), error.status, headers, MEDIA_TYPE)
 
 
 def request_id(scope: Scope) -> str:

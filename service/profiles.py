@@ -77,6 +77,11 @@ def _shortest_edge_profiles(shortest: int, longest: int, multiple: int) -> tuple
     )
 
 
+def largest_batch(geometry: Geometry, size: tuple[int, int]) -> int:
+    """The most canvases of (height, width) that a profile holds."""
+    return max(profile.batch for profile in make_profiles(geometry) if profile.holds(profile.batch, size))
+
+
 def input_shapes(metadata: ArtifactMetadata, batch: int, size: tuple[int, int]) -> Shapes:
     """Shapes of the graph's inputs by name for that many canvases of (height, width)."""
     shapes: Shapes = {"image": (batch, *size, 3), "valid_size": (batch, 2)}

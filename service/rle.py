@@ -25,7 +25,7 @@ def encode(id_map: NDArray[np.integer], ids: Sequence[int]) -> list[str]:
     if not num_ids:
         return []
     height, width = id_map.shape
-    starts, ends, owner = _runs_by_segment(id_map, np.asarray(ids, np.int64))
+    starts, ends, owner = runs_by_segment(id_map, np.asarray(ids, np.int64))
     lengths, first = _run_lengths(starts, ends, owner, num_ids, height * width)
     characters, position = _characters(_differences(lengths, first))
     text = characters.tobytes().decode("ascii")
@@ -76,21 +76,38 @@ def _lengths(counts: str | bytes, height: int, width: int) -> NDArray[np.int64]:
     return lengths
 
 
-def _runs_by_segment(
+def runs_by_segment(
     id_map: NDArray[np.integer], ids: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """Start, end and index into `ids` (R each) of the runs, column-major, by segment, then by start."""
-    top = int(max(id_map.max(initial=0), ids.max()))
+    height = id_map.shape[0]
+    top = int(max(id_map.max(initial=0), ids.max(initial=0)))
     dtype = np.uint8 if top < 256 else np.uint16 if top < 65536 else np.int32
-    flat = np.ascontiguousarray(id_map.astype(dtype).T).ravel()  # narrow types move and sort faster
-    starts = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1]) if flat.size else np.zeros(0, np.int64)
-    ends = np.append(starts[1:], flat.size) if flat.size else starts
+    narrow: NDArray[np.integer] = id_map.astype(dtype)  # narrow types are compared and sorted faster
+    starts = _run_starts(narrow)
+    ends = np.append(starts[1:], narrow.size) if narrow.size else starts
+    columns, rows = np.divmod(starts, height) if narrow.size else (starts, starts)
     index_of = np.full(top + 1, -1, np.int64)
     index_of[ids] = np.arange(len(ids))
-    owner = index_of[flat[starts]]
+    owner = index_of[narrow[rows, columns]]
     kept = np.flatnonzero(owner >= 0)
     order = kept[np.argsort(owner[kept].astype(np.uint16 if len(ids) < 65536 else np.int64), kind="stable")]
     return starts[order], ends[order], owner[order]
+
+
+def _run_starts(id_map: NDArray[np.integer]) -> NDArray[np.int64]:
+    """Where each run of equal ids starts, in pixels counted column by column.
+
+    Ids are compared as they lie in memory, row by row: few starts are sorted faster than many pixels are transposed.
+    """
+    height, width = id_map.shape
+    if not id_map.size:
+        return np.zeros(0, np.int64)
+    above, column = np.divmod(np.flatnonzero(id_map[1:] != id_map[:-1]), width)
+    tops = np.flatnonzero(id_map[0, 1:] != id_map[-1, :-1]) + 1  # columns that do not go on with the last one's run
+    starts = np.concatenate([[0], tops * height, column * height + above + 1])
+    starts.sort()
+    return starts
 
 
 def _run_lengths(
@@ -143,11 +160,15 @@ def _characters(values: NDArray[np.int64]) -> tuple[NDArray[np.uint8], NDArray[n
         num_groups += more
         limit *= 32
     position = np.concatenate([[0], np.cumsum(num_groups)])
-    value_of = np.repeat(np.arange(len(values)), num_groups)
-    group = np.arange(position[-1]) - position[value_of]
-    bits = (values[value_of] >> (5 * group)) & 31
-    bits[group < num_groups[value_of] - 1] |= 32
-    return (bits + 48).astype(np.uint8), position
+    text = np.empty(position[-1], np.uint8)
+    at = position[:-1]
+    while len(at):  # one group of each value that has one left
+        num_groups -= 1
+        more = num_groups > 0
+        text[at] = (values & 31 | more * 32) + 48
+        left = np.flatnonzero(more)
+        at, values, num_groups = at[left] + 1, values[left] >> 5, num_groups[left]
+    return text, position
 
 
 def _decode_lengths(groups: NDArray[np.int64]) -> NDArray[np.int64]:

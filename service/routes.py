@@ -1,74 +1,22 @@
-"""The routes: `segment`, `models`, and `root` with health and the page to try it in."""
+"""The routes: `segment`, `models`, and `root` with health."""
 
-import asyncio
-from functools import cache
-from importlib import resources
-from typing import Annotated, Any
+from typing import Annotated
 
 import orjson
 from fastapi import APIRouter, Query, Request
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import Response
 
-from service.answers import Wish, read_wish
+from service import logs
+from service.answer_all import answer_all, make_ticket
 from service.bodies import read_body
 from service.context import Context, ContextDep
-from service.errors import EngineDownError, InvalidParameterError, RequestError, ServiceError
-from service.models import Model
+from service.errors import DrainingError, EngineDownError, InvalidParameterError, ServiceError
+from service.model import check_ready
+from service.openapi import HEALTH_DOCS, MODEL_DOCS, MODELS_DOCS, READY_DOCS, SEGMENT_DOCS
 from service.pipeline import Payload
 from service.problems import problem
-from service.schemas import Answer, Answers, Health, ModelDetail, ModelList, Problem, SegmentQuery
-
-_BINARY = {"schema": {"type": "string", "format": "binary"}}
-_BASE64 = {"type": "string", "contentEncoding": "base64"}
-_REQUEST_BODY = {
-    "required": True,
-    "description": "One image, or several: JPEG, PNG, WebP, TIFF (first page) or BMP.",
-    "content": {
-        "image/*": _BINARY,
-        "application/octet-stream": _BINARY,
-        "multipart/form-data": {
-            "schema": {
-                "type": "object",
-                "required": ["image"],
-                "properties": {"image": {"type": "array", "items": _BINARY["schema"]}},
-            }
-        },
-        "application/json": {
-            "schema": {
-                "oneOf": [
-                    {"type": "object", "required": ["image"], "properties": {"image": _BASE64}},
-                    {
-                        "type": "object",
-                        "required": ["images"],
-                        "properties": {"images": {"type": "array", "minItems": 1, "items": _BASE64}},
-                    },
-                ]
-            }
-        },
-    },
-}
-_ERRORS: dict[int | str, dict[str, Any]] = {
-    400: {"model": Problem, "description": "Malformed request"},
-    401: {"model": Problem, "description": "API key missing or unknown"},
-    404: {"model": Problem, "description": "No such model or version"},
-    413: {"model": Problem, "description": "Too many bytes or pixels"},
-    415: {"model": Problem, "description": "Not an image, or not of a format taken"},
-    422: {"model": Problem, "description": "Invalid parameter, or an image that cannot be decoded"},
-    503: {"model": Problem, "description": "Queue full, or model not ready; see Retry-After"},
-}
-_SEGMENT_DOCS: dict[str, Any] = {
-    "responses": {
-        200: {
-            "model": Answer | Answers,
-            "description": "The segments; a list of answers and problems for several images",
-            "content": {"image/png": _BINARY},
-        },
-        **_ERRORS,
-    },
-    "openapi_extra": {"requestBody": _REQUEST_BODY},
-    "tags": ["segment"],
-}
-_MODEL_ERRORS: dict[int | str, dict[str, Any]] = {code: _ERRORS[code] for code in (401, 404)}
+from service.schemas import Health, ModelDetail, ModelList, SegmentQuery
+from service.wishes import read_wish
 
 SegmentQueryDep = Annotated[SegmentQuery, Query()]
 
@@ -77,97 +25,83 @@ models = APIRouter(prefix="/v1/models", tags=["models"])
 root = APIRouter()
 
 
-@segment.post("/v1/models/{name}/segment", operation_id="segment", summary="Segment images", **_SEGMENT_DOCS)
+@segment.post("/v1/models/{name}/segment", operation_id="segment", summary="Segment images", **SEGMENT_DOCS)
 async def segment_newest(name: str, query: SegmentQueryDep, request: Request, context: ContextDep) -> Response:
     """Segment one image or several with the newest version of a model."""
-    return await _segment(context.models.find(name), query, request, context)
+    with context.admission.request():
+        return await _segment(name, None, query, request, context)
 
 
 @segment.post(
     "/v1/models/{name}/versions/{version}/segment",
     operation_id="segment_with_version",
     summary="Segment images with one version",
-    **_SEGMENT_DOCS,
+    **SEGMENT_DOCS,
 )
 async def segment_version(
     name: str, version: str, query: SegmentQueryDep, request: Request, context: ContextDep
 ) -> Response:
     """Segment one image or several with a named version of a model."""
-    return await _segment(context.models.find(name, version), query, request, context)
+    with context.admission.request():
+        return await _segment(name, version, query, request, context)
 
 
-async def _segment(model: Model, query: SegmentQuery, request: Request, context: Context) -> Response:
-    wish = read_wish(query, request.headers.get("accept", ""), model.metadata)
-    if not model.engine.is_ready:
-        raise EngineDownError(f"model {model.engine.label} {model.engine.state}")
+async def _segment(name: str, version: str | None, query: SegmentQuery, request: Request, context: Context) -> Response:
+    accept = request.headers.get("accept", "")
+    # What can be refused is refused before the body is read; by then the model may be another.
+    check_ready(early := context.models.find(name, version))
+    read_wish(query, accept, early.metadata)
     body = await read_body(
         request,
         max_images=context.settings.max_images,
         threads=context.pipeline.threads,
         fetcher=context.fetcher,
     )
-    if body.is_list and wish.picture_only:
-        raise InvalidParameterError("Accept: image/png gives one picture; post one image, or accept application/json")
-    with context.pipeline.places(len(body.images)):
-        answers = [_answer(data, model, wish, context) for data in body.images]
-        if not body.is_list:
-            payload = await answers[0]
-            return Response(payload.content, media_type=payload.media_type)
-        results = await asyncio.gather(*answers, return_exceptions=True)
-    parts = [_content_or_problem(result, request) for result in results]
-    return Response(b'{"results":[' + b",".join(parts) + b"]}", media_type="application/json")
-
-
-async def _answer(data: bytes | RequestError, model: Model, wish: Wish, context: Context) -> Payload:
-    if isinstance(data, RequestError):
-        raise data
-    return await context.pipeline.answer(data, model, wish)
-
-
-def _content_or_problem(result: Payload | BaseException, request: Request) -> bytes:
-    """One of several results: an error of one image is its own affair."""
-    if isinstance(result, Payload):
-        return result.content
+    ticket = make_ticket(context, query.timeout_ms)
+    with context.models.lease(name, version) as model:
+        logs.model.set(model.label)
+        wish = read_wish(query, accept, model.metadata)
+        if body.is_list and wish.picture_only:
+            raise InvalidParameterError(
+                "Accept: image/png gives one picture; post one image, or accept application/json"
+            )
+        results = await answer_all(body.images, model, wish, ticket, request, context)
+    if body.is_list:
+        parts = [result.content if isinstance(result, Payload) else _problem(result, request) for result in results]
+        return Response(b'{"results":[' + b",".join(parts) + b"]}", media_type="application/json")
+    (result,) = results
     if isinstance(result, ServiceError):
-        return orjson.dumps(problem(result, request.scope))
-    raise result
+        raise result
+    return Response(result.content, media_type=result.media_type)
 
 
-@models.get("", operation_id="list_models", responses={401: _ERRORS[401]})
+def _problem(error: ServiceError, request: Request) -> bytes:
+    return orjson.dumps(problem(error, request.scope))
+
+
+@models.get("", operation_id="list_models", **MODELS_DOCS)
 async def list_models(context: ContextDep) -> ModelList:
     """All models of this server."""
     return ModelList(models=context.models.summaries())
 
 
-@models.get("/{name}", operation_id="get_model", responses=_MODEL_ERRORS)
+@models.get("/{name}", operation_id="get_model", **MODEL_DOCS)
 async def get_model(name: str, context: ContextDep) -> ModelDetail:
     """One model: its versions, categories, geometry and thresholds."""
     return context.models.detail(name)
 
 
-@root.get("/healthz", operation_id="health", tags=["health"])
+@root.get("/healthz", operation_id="health", **HEALTH_DOCS)
 async def health() -> Health:
     """Whether the server runs at all."""
     return Health(status="ok")
 
 
-@root.get("/readyz", operation_id="ready", tags=["health"], responses={503: _ERRORS[503]})
+@root.get("/readyz", operation_id="ready", **READY_DOCS)
 async def ready(context: ContextDep) -> Health:
-    """Whether every model is loaded, warmed up and alive."""
+    """Whether every model is loaded, warmed up and alive, and the server is not about to stop."""
+    if not context.admission.is_ready:
+        raise DrainingError("this server is about to stop")
     if waiting := context.models.not_ready():
         raise EngineDownError("; ".join(waiting))
     return Health(status="ready")
-
-
-@root.get("/", include_in_schema=False)
-async def page() -> HTMLResponse:
-    """A page to try it in."""
-    policy = (
-        "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src blob:; connect-src 'self'"
-    )
-    return HTMLResponse(_page(), headers={"Content-Security-Policy": policy})
-
-
-@cache
-def _page() -> str:
-    return resources.files("service").joinpath("page.html").read_text(encoding="utf-8")

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from service.artifact import Category, Geometry, Merge, Thresholds, Variant
 
 Task = Literal["panoptic", "instance", "semantic"]
-Format = Literal["rle", "png", "overlay"]
+Format = Literal["rle", "polygon", "png", "overlay", "huggingface"]
 Threshold = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 
@@ -22,10 +22,11 @@ class SegmentQuery(BaseModel):
     )
     format: Format | None = Field(
         default=None,
-        description="`rle`: COCO RLE of each segment (default); `png`: a base64 COCO panoptic PNG beside the "
-        "segments; `overlay`: RLE, and a base64 PNG of the masks drawn over the image. With `Accept: image/png` "
-        "the PNG alone (`png` unless `overlay` is named), for one image. The masks of an instance model may overlap "
-        "and have no `png`.",
+        description="`rle`: COCO RLE of each segment (default); `polygon`: a GeoJSON MultiPolygon of each, along the "
+        "edges of pixels, with its holes; `png`: a base64 COCO panoptic PNG beside the segments; `overlay`: RLE, and "
+        "a base64 PNG of the masks drawn over the image; `huggingface`: the list that Hugging Face's "
+        "image-segmentation task answers. With `Accept: image/png` the PNG alone (`png` unless `overlay` is named), "
+        "for one image. The masks of an instance model may overlap and have no `png`.",
     )
     score_threshold: Threshold | None = Field(
         default=None, description="least score of a thing; default: the model's; not for semantic models"
@@ -33,6 +34,10 @@ class SegmentQuery(BaseModel):
     overlap_threshold: Threshold | None = Field(
         default=None,
         description="least share of a mask that must remain after the merge; default: the model's; for panoptic models",
+    )
+    timeout_ms: Annotated[int, Field(gt=0, le=86_400_000)] | None = Field(
+        default=None,
+        description="milliseconds after which the answer is of no use: 504; the server's own limit may be shorter",
     )
     categories: list[str] = Field(
         default=[], description="only these: ids or names, repeated or separated by commas; default: all"
@@ -46,6 +51,16 @@ class Rle(BaseModel):
     counts: str
 
 
+class MultiPolygon(BaseModel):
+    """GeoJSON geometry: polygons of rings of (x, y); the first ring of each is its outline, the others are holes.
+
+    Pixel (x, y) is the square from (x, y) to (x + 1, y + 1), and rings follow the edges of pixels.
+    """
+
+    type: Literal["MultiPolygon"]
+    coordinates: list[list[list[tuple[int, int]]]]
+
+
 class SegmentAnswer(BaseModel):
     """One region; those of an instance model may overlap."""
 
@@ -53,10 +68,10 @@ class SegmentAnswer(BaseModel):
     category_id: int
     category: str
     is_thing: bool
-    score: float | None = Field(description="null in the semantic task")
+    score: float | None = Field(description="null in the semantic task, unless the model has a confidence")
     area: int = Field(description="pixels")
     bbox: tuple[int, int, int, int] = Field(description="x, y, width, height")
-    segmentation: Rle | None = Field(default=None, description="absent with `format=png`")
+    segmentation: Rle | MultiPolygon | None = Field(default=None, description="by the format; absent with `format=png`")
 
 
 class ImageSize(BaseModel):
@@ -90,6 +105,14 @@ class Answer(BaseModel):
     overlay: str | None = Field(default=None, description="with `format=overlay`: base64 PNG")
 
 
+class HuggingFaceSegment(BaseModel):
+    """One segment as Hugging Face's image-segmentation task answers it, with `format=huggingface`."""
+
+    label: str = Field(description="name of the category")
+    score: float | None = Field(description="null in the semantic task")
+    mask: str = Field(description="base64 gray PNG of the image's size: 255 inside, 0 outside")
+
+
 class Problem(BaseModel):
     """An error (RFC 9457)."""
 
@@ -104,7 +127,7 @@ class Problem(BaseModel):
 class Answers(BaseModel):
     """Several images: an answer or a problem for each, in their order."""
 
-    results: list[Answer | Problem]
+    results: list[Answer | list[HuggingFaceSegment] | Problem]
 
 
 class ModelSummary(BaseModel):
@@ -142,6 +165,7 @@ class ModelVersion(BaseModel):
     mask_quality: bool = Field(description="whether scores are multiplied by the mean probability inside the mask")
     most_things_per_tile: int | None = Field(description="null unless the model is panoptic")
     variants: tuple[Variant, ...]
+    running: str = Field(description="the variant that this server runs: `openvino-bf16`")
 
 
 class ModelDetail(BaseModel):
@@ -149,6 +173,13 @@ class ModelDetail(BaseModel):
 
     name: str
     versions: list[ModelVersion]
+
+
+class Reloaded(BaseModel):
+    """What a reload of the repository changed, and what failed and was left as it was; by `name/version`."""
+
+    changed: list[str]
+    problems: dict[str, Problem]
 
 
 class Health(BaseModel):

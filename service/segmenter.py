@@ -19,7 +19,7 @@ from service.pixels import mean_and_std
 from service.segments import SEMANTIC_SCORE, from_id_map
 from service.session import Arrays, Session
 
-MAX_BATCH = 4  # tiles of one image that run at once
+MAX_BATCH = 4  # tiles of one image that are asked for at once
 MAX_BATCH_PIXELS = 2**18  # of those tiles together, unless one alone has more: bounds the engine's memory
 CROWDED = 0.98  # share of the thing slots from which on an answer carries a warning
 _THRESHOLDS_OF = {
@@ -30,11 +30,17 @@ _THRESHOLDS_OF = {
 
 
 class Segmenter:
-    """Segments images with one artifact; holds no state between calls, so threads may share it."""
+    """Segments images with one artifact; holds no state between calls, so threads may share it.
 
-    def __init__(self, metadata: ArtifactMetadata, session: Session) -> None:
+    `max_batch_pixels` bounds the tiles that are given to the session at once; one alone always is.
+    """
+
+    def __init__(
+        self, metadata: ArtifactMetadata, session: Session, *, max_batch_pixels: int = MAX_BATCH_PIXELS
+    ) -> None:
         self.metadata = metadata
         self.session = session
+        self._max_batch_pixels = max_batch_pixels
         self._is_thing = np.array([category.is_thing for category in metadata.categories])
 
     def segment(
@@ -70,7 +76,7 @@ class Segmenter:
         self, scaled: NDArray[np.uint8], plan: Plan, shared: Mapping[str, float]
     ) -> Iterator[tuple[Tile, dict[str, NDArray[Any]]]]:
         """Each tile with its outputs, in batches of as many as the engine's memory is for."""
-        batch = max(1, min(MAX_BATCH, MAX_BATCH_PIXELS // math.prod(plan.canvas_size)))
+        batch = max(1, min(MAX_BATCH, self._max_batch_pixels // math.prod(plan.canvas_size)))
         for begin in range(0, len(plan.tiles), batch):
             tiles = plan.tiles[begin : begin + batch]
             outputs = self.session.run(_graph_inputs(scaled, plan, tiles, shared))
@@ -93,16 +99,24 @@ class Segmenter:
         )
 
     def _read_classes(self, outputs: Arrays, tile: Tile, stride: int) -> TileResult:
-        """A semantic canvas, cut to its content; the classes present become ids 1, 2, ... by class index."""
+        """A semantic canvas, cut to its content; the classes present become ids 1, 2, ... by class index.
+
+        A class's score is the mean confidence of its cells, where the graph gives one.
+        """
         cells = _content(outputs["class_map"], tile, stride)
         num_classes = len(self.metadata.categories)
-        present = np.flatnonzero(np.bincount(cells.ravel(), minlength=num_classes))
+        areas = np.bincount(cells.ravel(), minlength=num_classes)
+        present = np.flatnonzero(areas)
+        score = np.full(len(present), SEMANTIC_SCORE)
+        if self.metadata.confidence:
+            confidence = _content(outputs["confidence"], tile, stride)
+            score = np.bincount(cells.ravel(), confidence.ravel(), minlength=num_classes)[present] / areas[present]
         new_id = np.zeros(num_classes, np.int32)
         new_id[present] = np.arange(1, len(present) + 1)
         return TileResult(
             id_map=new_id[cells],
             class_index=present,
-            score=np.full(len(present), SEMANTIC_SCORE),
+            score=score,
             is_thing=np.zeros(len(present), np.bool_),  # regions of a class are joined, whatever it is
         )
 
@@ -155,7 +169,19 @@ def _graph_inputs(
     return inputs
 
 
-def _content(cells: NDArray[np.int32], tile: Tile, stride: int) -> NDArray[np.int32]:
+def blank_inputs(metadata: ArtifactMetadata, batch: int, size: tuple[int, int]) -> dict[str, NDArray[Any]]:
+    """What the graph takes for that many black canvases of (height, width)."""
+    scalars: dict[str, float] = find_thresholds(metadata, score_threshold=None, overlap_threshold=None)
+    if metadata.uses_image_statistics:
+        scalars = scalars | {"pixel_mean": 0.0, "pixel_std": 1.0}
+    return {
+        "image": np.zeros((batch, *size, 3), np.uint8),
+        "valid_size": np.array([size] * batch, np.int32),
+        **{name: np.full(batch, value, np.float32) for name, value in scalars.items()},
+    }
+
+
+def _content(cells: NDArray[Any], tile: Tile, stride: int) -> NDArray[Any]:
     """A canvas' map, cut to the cells that hold the tile's content."""
     return cells[: -(-tile.height // stride), : -(-tile.width // stride)]
 

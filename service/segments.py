@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-SEMANTIC_SCORE = 1.0  # of every segment of a semantic artifact, which gives its classes none; answers say null
+SEMANTIC_SCORE = 1.0  # of every segment of a semantic artifact without confidence; answers say null
 
 
 @dataclass(frozen=True, kw_only=True)

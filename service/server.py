@@ -5,41 +5,107 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
+from typing import Any
 
 import uvicorn
+from fastapi import FastAPI
 
+from service import logs, tracing
 from service.app import create_app
 from service.connections import Connections, limits_of
+from service.context import Context
+from service.engine_worker import Opener
 from service.errors import ServiceError
 from service.protocol import protocol_class
-from service.settings import Settings
+from service.settings import Settings, unknown_variables
+from service.variants import open_session
 
 logger = logging.getLogger("knet.server")
 
+_WRITE_S = 5  # for clients to read answers that are ready, before they are cut off
 
-def run(settings: Settings) -> None:
-    """Serve until SIGTERM or Ctrl-C; raises ArtifactError when the repository is no good."""
-    logging.basicConfig(
-        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
-    )
-    # uvicorn finishes what runs, then raises the signal again: a requested stop is a success.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+
+class Server(uvicorn.Server):
+    """uvicorn, but SIGTERM and Ctrl-C let all accepted requests finish first, and SIGHUP reloads the models.
+
+    A second signal ends it at once.
+    """
+
+    def __init__(self, app: FastAPI, settings: Settings) -> None:
+        super().__init__(_uvicorn_config(app, settings))
+        self._context: Context = app.state.context
+        self._settings = settings
+        self._asked_at: float | None = None
+        self._wants_reload = False
+        self.interrupted = False
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """What a signal to stop does."""
+        if self._asked_at is not None:
+            self.force_exit = self.should_exit = True
+        self._asked_at = self._asked_at or time.monotonic()
+        self.interrupted = sig == signal.SIGINT
+
+    def handle_hangup(self, sig: int, frame: FrameType | None) -> None:
+        """What SIGHUP does; nothing but a note, as a handler may interrupt anything."""
+        self._wants_reload = True
+
+    async def on_tick(self, counter: int) -> bool:
+        """Ten times a second: whether it is time to leave."""
+        if self._wants_reload:
+            self._wants_reload = False
+            self._context.control.submit(self._context.models.reload)
+        if self._asked_at is not None and not self.should_exit:
+            self.should_exit = self._is_drained(time.monotonic() - self._asked_at)
+        return await super().on_tick(counter)
+
+    def _is_drained(self, seconds: float) -> bool:
+        """Whether nothing is left to be answered, so many seconds after the signal."""
+        admission, settings = self._context.admission, self._settings
+        if seconds < settings.drain_delay_s:
+            admission.is_ready = False  # load balancers look elsewhere first
+            return False
+        if not admission.is_closed:
+            logger.info("stopping: %d requests to be answered", admission.num_requests)
+            admission.close()
+        return not admission.num_requests or seconds > settings.drain_delay_s + settings.drain_timeout_s
+
+
+def run(settings: Settings, *, opener: Opener = open_session) -> None:
+    """Serve until SIGTERM or Ctrl-C.
+
+    Raises:
+        ArtifactError: the repository is no good.
+        ServiceError: traces are asked for and cannot be sent, or the port is taken.
+    """
+    logs.configure(settings.log_level, settings.log_format)
+    if unknown := unknown_variables():
+        logger.warning("environment variables that are no settings: %s", ", ".join(unknown))
+    tracing.configure()
     with _listen(settings) as listener:
-        server = uvicorn.Server(_uvicorn_config(settings))
+        server = Server(create_app(settings, opener=opener), settings)
         logger.info("listening on %s (API documentation: /docs)", _url(listener))
+        signal.signal(signal.SIGHUP, server.handle_hangup)
         try:
             server.run(sockets=[listener])
-        except KeyboardInterrupt:
-            sys.exit(130)
+        finally:
+            tracing.close()
+    if server.interrupted:
+        sys.exit(130)
 
 
 @contextmanager
-def background(settings: Settings) -> Iterator[str]:
-    """Serve in a thread and give the server's URL; it may not be ready yet. Stops at the end of the block."""
+def background(settings: Settings, **options: Any) -> Iterator[str]:
+    """Serve in a thread and give the server's URL; it may not be ready yet. Stops at the end of the block.
+
+    `options` are those of `create_app`.
+    """
     with _listen(settings) as listener:
-        server = uvicorn.Server(_uvicorn_config(settings))
+        server = Server(create_app(settings, **options), settings)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="server", daemon=True)
         thread.start()
         try:
@@ -69,10 +135,8 @@ def _url(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def _uvicorn_config(settings: Settings) -> uvicorn.Config:
-    connections = Connections(limits_of(settings))
-    app = create_app(settings)
-    app.state.connections = connections
+def _uvicorn_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
+    app.state.connections = connections = Connections(limits_of(settings))
     return uvicorn.Config(
         app,
         http=protocol_class(connections),
@@ -82,5 +146,5 @@ def _uvicorn_config(settings: Settings) -> uvicorn.Config:
         access_log=False,  # the application's own line has the request id and the duration
         server_header=False,
         timeout_keep_alive=settings.keep_alive_s,
-        timeout_graceful_shutdown=settings.shutdown_grace_s,
+        timeout_graceful_shutdown=_WRITE_S,
     )

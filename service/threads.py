@@ -1,6 +1,7 @@
 """Work beside the event loop, in threads of our own: the server's health routes never wait for them."""
 
 import asyncio
+import contextvars
 import functools
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -17,9 +18,13 @@ class Threads:
         self._executor = ThreadPoolExecutor(count, thread_name_prefix=name)
 
     async def run(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """Result of a function that runs in one of the threads."""
-        call = functools.partial(function, *args, **kwargs)
+        """Result of a function that runs in one of the threads, in the caller's context: log lines name its request."""
+        call = functools.partial(contextvars.copy_context().run, function, *args, **kwargs)
         return await asyncio.get_running_loop().run_in_executor(self._executor, call)
+
+    def submit(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> None:
+        """Let a function run in one of the threads, whatever comes of it."""
+        self._executor.submit(function, *args, **kwargs)
 
     def close(self) -> None:
         """Let running work finish and forget what waits."""

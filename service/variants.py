@@ -7,33 +7,40 @@ from pathlib import Path
 
 from service.artifact import ArtifactMetadata, Variant
 from service.errors import ArtifactError
+from service.gpu import count_gpus, is_installed
+from service.onnxruntime_providers import CUDA_PROVIDER, cuda_provider
 from service.openvino_session import OpenVinoSession
-from service.session import OnnxSession, Session
+from service.session import CPU_PROVIDER, OnnxSession, Provider, Session
 from service.tensorrt_session import TensorRtSession, find_obstacle
 
 logger = logging.getLogger("knet.variants")
 
 
 def choose_variant(metadata: ArtifactMetadata, name: str | None = None) -> Variant:
-    """The variant of that name, or without one the first that can run here: an artifact lists the best first.
+    """The first of `runnable_variants`."""
+    return runnable_variants(metadata, name)[0]
+
+
+def runnable_variants(metadata: ArtifactMetadata, name: str | None = None) -> list[Variant]:
+    """The variant of that name, or without one all that can run here as far as is known: the best first, as listed.
 
     Raises:
         ArtifactError: there is none.
     """
-    obstacles: dict[str, str] = {}
-    for variant in metadata.variants:
-        if name in (None, variant.name):
-            if (obstacle := _obstacle(variant)) is None:
-                for passed, reason in obstacles.items():
-                    logger.warning("%s/%s: not %s: %s", metadata.name, metadata.version, passed, reason)
-                return variant
-            obstacles[variant.name] = obstacle
     label = f"{metadata.name}/{metadata.version}"
-    if name is not None and not obstacles:
+    asked = [variant for variant in metadata.variants if name in (None, variant.name)]
+    if not asked:
         there = ", ".join(variant.name for variant in metadata.variants)
         raise ArtifactError(f"{label} has no variant {name!r}; legal: {there}")
-    reasons = "; ".join(f"{variant}: {reason}" for variant, reason in obstacles.items())
-    raise ArtifactError(f"{label} cannot run here: {reasons}")
+    obstacles = {variant.name: _obstacle(variant) for variant in asked}
+    found = [variant for variant in asked if obstacles[variant.name] is None]
+    reasons = [f"{variant}: {reason}" for variant, reason in obstacles.items() if reason is not None]
+    if not found:
+        raise ArtifactError(f"{label} cannot run here: {'; '.join(reasons)}")
+    for reason in reasons:
+        logger.warning("%s: passed over %s", label, reason)
+    # On a GPU before on the processor, whatever the artifact's author measured.
+    return sorted(found, key=lambda variant: not uses_gpu(variant))
 
 
 def open_session(folder: Path, variant: Variant, *, threads: int | None = None) -> Session:
@@ -47,7 +54,27 @@ def open_session(folder: Path, variant: Variant, *, threads: int | None = None) 
     return _OPENERS[variant.runtime](folder / variant.file, variant, threads)
 
 
+def uses_gpu(variant: Variant) -> bool:
+    """Whether a variant runs on a GPU here."""
+    # CUDA's kernels are for floats: quantised graphs are slower there.
+    return variant.runtime == "tensorrt" or (
+        variant.runtime == "onnxruntime" and variant.precision != "int8" and has_cuda()
+    )
+
+
+def has_cuda() -> bool:
+    """Whether this machine has a GPU that ONNX Runtime can use."""
+    if not is_installed("onnxruntime") or not count_gpus():
+        return False
+    import onnxruntime  # type: ignore[import-untyped]  # here, as most machines never get so far
+
+    return CUDA_PROVIDER in onnxruntime.get_available_providers()
+
+
 def _open_onnxruntime(path: Path, variant: Variant, threads: int | None) -> Session:
+    if uses_gpu(variant):
+        providers: list[Provider] = [cuda_provider(precision=variant.precision), CPU_PROVIDER]
+        return OnnxSession(path, threads=threads, providers=providers)
     return OnnxSession(path, threads=threads)
 
 

@@ -1,5 +1,6 @@
 import importlib.util
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -111,6 +112,15 @@ def parity_folder(pytestconfig) -> Path:
 def official_weights(parity_folder, load_module) -> ModuleType:
     """The rule that makes the official code's weights from their names."""
     return load_module(parity_folder / "weights.py")
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """Path of a browser."""
+    for name in ("chromium", "chromium-browser", "google-chrome"):
+        if path := shutil.which(name):
+            return path
+    pytest.skip("Chromium is not installed (Debian: apt-get install chromium)")
 
 
 @pytest.fixture(scope="session")

@@ -16,8 +16,8 @@ from service.segmenter import Segmenter
 class TorchSession:
     """A network behind the interface of the serving runtimes (service.session.Session), on the network's device."""
 
-    def __init__(self, network: KNet) -> None:
-        self.model = make_served(network)
+    def __init__(self, network: KNet, *, confidence: bool = False) -> None:
+        self.model = make_served(network, confidence=confidence)
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Run the graph once."""
@@ -27,8 +27,13 @@ class TorchSession:
         return {name: tensor.cpu().numpy() for name, tensor in output._asdict().items()}
 
 
-def metadata_of(config: KNetConfig, *, name: str = "checkpoint", version: str = "0") -> ArtifactMetadata:
-    """What a server must know of a network; the artifact's files are added by export."""
+def metadata_of(
+    config: KNetConfig, *, name: str = "checkpoint", version: str = "0", confidence: bool = False
+) -> ArtifactMetadata:
+    """What a server must know of a network; the artifact's files are added by export.
+
+    `confidence` as in `make_served`.
+    """
     sizes = config.canvas_sizes
     if config.geometry == "tile":
         geometry = Geometry(mode="tile", sizes=sizes, overlap=config.tile_overlap)
@@ -48,12 +53,14 @@ def metadata_of(config: KNetConfig, *, name: str = "checkpoint", version: str = 
         mask_upsample=cast(Literal[1, 2, 4], config.mask_upsample if config.kind == "instance" else 1),
         merge=config.merge,
         mask_quality=config.mask_quality,
+        confidence=confidence,
         num_slots=config.num_slots,
         uses_image_statistics=config.normalisation == "image",
         thresholds=Thresholds(score=config.score_threshold, overlap=config.overlap_threshold, min_area=config.min_area),
     )
 
 
-def segmenter_of(network: KNet) -> Segmenter:
-    """The serving path around a network, which is left in evaluation mode."""
-    return Segmenter(metadata_of(network.config), TorchSession(network.eval()))
+def segmenter_of(network: KNet, *, confidence: bool = False) -> Segmenter:
+    """The serving path around a network, which is left in evaluation mode; `confidence` as in `make_served`."""
+    metadata = metadata_of(network.config, confidence=confidence)
+    return Segmenter(metadata, TorchSession(network.eval(), confidence=confidence))

@@ -82,6 +82,7 @@ class ArtifactMetadata:
     geometry: Geometry
     output_stride: int
     mask_upsample: int
+    confidence: bool
     num_slots: int
     uses_image_statistics: bool
     thresholds: Thresholds

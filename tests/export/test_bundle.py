@@ -98,6 +98,7 @@ def blobs(path: Path, size: tuple[int, int], values: int) -> Path:
         ({"stride": 2, "statistics": True}, (60, 50)),
         ({"geometry": SHRINKS}, (150, 130)),
         ({"kind": "semantic"}, (60, 50)),
+        ({"kind": "semantic", "confidence": True}, (60, 50)),
         ({"kind": "instance", "stride": 4, "mask_upsample": 2}, (50, 70)),
         ({"kind": "instance", "stride": 4, "geometry": SHRINKS}, (150, 130)),
     ],

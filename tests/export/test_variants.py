@@ -3,6 +3,7 @@
 import dataclasses
 from io import StringIO
 
+import numpy as np
 import onnx
 import pytest
 import torch
@@ -11,14 +12,16 @@ from rich.console import Console
 from export import variants
 from export.artifact import export_artifact, images_below
 from export.command import Wishes, export, make_options
+from export.errors import ExportError
 from export.options import LIMITS, ExportOptions, Limit
 from export.quantise import LADDER, calibration_inputs, quantise
 from export.tensorrt_graph import for_tensorrt
-from model.checkpoint import save
+from model.checkpoint import load, save
 from model.knet import KNet
 from service import artifact
 from service.image import decode
 from service.segmenter import Segmenter
+from service.session import OnnxSession
 from service.variants import open_session
 from tests.export.conftest import IMAGES
 from training.data.open import open_data
@@ -91,10 +94,30 @@ def test_int8_keeps_kernel_head_stages_and_merge_in_float(made):
     assert not [name for name in quantised if name.startswith(("kernel_head/", "stages/", "merge/"))]
 
 
-def test_signed_int8_is_what_tensorrt_takes(made):
+def test_signed_int8_is_what_tensorrt_takes(made, tmp_path):
     metadata, folder = made
-    inputs = calibration_inputs(metadata, folder / "model.onnx", images_below(IMAGES)[:2])
-    for_tensorrt(quantise(onnx.load(folder / "model.onnx"), inputs, LADDER[1], signed=True))
+    path = folder / "model.onnx"
+    inputs = calibration_inputs(metadata, path, images_below(IMAGES)[:2])
+    either, signed = (quantise(onnx.load(path), inputs, LADDER[1], signed=wanted) for wanted in (False, True))
+    with pytest.raises(ExportError, match="TensorRT takes symmetric int8 alone"):
+        for_tensorrt(either)
+    graph = for_tensorrt(signed)
+    zeros = {node.input[2] for node in graph.graph.node if node.op_type == "QuantizeLinear"}
+    types = {constant.name: constant.data_type for constant in graph.graph.initializer}
+    assert zeros
+    assert {types[name] for name in zeros} == {onnx.TensorProto.INT8}
+    # It computes what the fp32 graph does, but for the rounding to 127 steps.
+    scores = [
+        OnnxSession(write(graph, tmp_path), threads=1).run(inputs[0])["score"],
+        OnnxSession(path, threads=1).run(inputs[0])["score"],
+    ]
+    assert np.abs(scores[0] - scores[1]).max() < 0.1
+
+
+def write(graph, folder):
+    path = folder / "model.onnx"
+    onnx.save(graph, path)
+    return path
 
 
 def test_a_variant_outside_its_limit_is_not_written_unless_forced(checkpoint, tmp_path, monkeypatch):
@@ -116,6 +139,19 @@ def test_without_validation_data_lower_precisions_are_reported_not_judged(export
     metadata, said = run(exported["semantic"].checkpoint, tmp_path / "m" / "1", options=options, data=False)
     assert "not judged: no validation data" in said
     assert metadata.variants[0].name == "openvino-bf16"
+
+
+def test_a_model_that_scores_nothing_is_reported_not_judged(checkpoint, tmp_path):
+    network = load(checkpoint)
+    network.config = dataclasses.replace(network.config, fixed_stuff_score=0.0)  # no background either
+    with torch.no_grad():
+        for stage in network.stages:
+            stage.class_branch.output.bias.fill_(-20.0)
+    save(network, tmp_path / "checkpoint")
+    metadata, said = run(tmp_path / "checkpoint", tmp_path / "m" / "1", options=ExportOptions(formats=("openvino",)))
+    assert metadata.variants[0].accuracy["pq_reference"] == 0
+    assert "not judged: PyTorch scores 0 on the data" in said
+    assert "Warning: none of the images gave a segment" in said
 
 
 def test_limits_are_the_projects():

@@ -44,14 +44,6 @@ PAGE = """<!doctype html><script type="module">
 
 
 @pytest.fixture(scope="module")
-def chromium() -> str:
-    for name in ("chromium", "chromium-browser", "google-chrome"):
-        if path := shutil.which(name):
-            return path
-    pytest.skip("Chromium is not installed")
-
-
-@pytest.fixture(scope="module")
 def onnxruntime_web(pytestconfig) -> Path:
     """The unpacked package, kept between runs."""
     folder = pytestconfig.cache.mkdir(ONNXRUNTIME_WEB)

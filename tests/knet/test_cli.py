@@ -69,6 +69,44 @@ def test_table_shows_the_best_segments_and_the_total(invoke, nuclei_server, tmp_
     assert "Warning: the image used nearly all" in result.stdout
 
 
+def test_answers_go_to_standard_output_and_nothing_else(invoke, nuclei_server, image_path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    other = tmp_path / "other.png"
+    other.write_bytes(image_path.read_bytes())
+    options = ("--format", "polygon", "--categories", "nucleus,9", "--version", "1")
+    result = invoke("segment", image_path, other, "--url", nuclei_server, "--api-key", KEY, "--json", "-", *options)
+    assert result.exit_code == 0, result.output
+    first, second = (json.loads(line) for line in result.stdout.splitlines())
+    assert first["segments"] == second["segments"]
+    assert [segment["segmentation"]["type"] for segment in first["segments"]] == ["MultiPolygon"] * 3
+    assert first["version"] == "1"
+    assert not (tmp_path / "demo").exists()
+
+
+def test_several_images_have_files_of_their_own(invoke, nuclei_server, image_path, tmp_path):
+    other = tmp_path / "other.png"
+    other.write_bytes(image_path.read_bytes())
+    common = ("--url", nuclei_server, "--api-key", KEY, "--out", tmp_path / "out")
+    result = invoke("segment", image_path, other, *common)
+    assert result.exit_code == 0, result.output
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "cells.json", "cells.png", "other.json", "other.png",
+    ]  # fmt: skip
+    result = invoke("segment", image_path, "--format", "huggingface", *common)
+    assert result.exit_code == 0, result.output
+    assert next(entry["label"] for entry in json.loads((tmp_path / "out" / "cells.json").read_text())) == "nucleus"
+    other.write_bytes(b"no image")
+    result = invoke("segment", image_path, other, *common)
+    assert result.exit_code == 1
+    assert f"knet: {other}: Image format not supported" in result.stderr.replace("\n", " ")
+    (tmp_path / "deep").mkdir()
+    twin = tmp_path / "deep" / "cells.jpg"
+    twin.write_bytes(image_path.read_bytes())
+    result = invoke("segment", image_path, twin, *common)
+    assert result.exit_code == 1
+    assert "several images are named cells" in result.stderr
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

@@ -36,14 +36,14 @@ def check_problem(response: httpx.Response, status: int, type_: str, words: str)
     ("params", "words"),
     [
         ({"task": "depth"}, "'panoptic', 'instance' or 'semantic'"),
-        ({"format": "gif"}, "'rle', 'png' or 'overlay'"),
+        ({"format": "gif"}, "'rle', 'polygon', 'png', 'overlay' or 'huggingface'"),
         ({"score_threshold": "1.5"}, "score_threshold"),
         ({"score_threshold": "-0.1"}, "score_threshold"),
         ({"score_threshold": "nan"}, "score_threshold"),
         ({"overlap_threshold": "inf"}, "overlap_threshold"),
         ({"overlap_threshold": "much"}, "overlap_threshold"),
         ({"categories": "nucleus,car"}, "unknown categories car; this model has 7 (cell), 3 (nucleus), 9"),
-        ({"treshold": "0.5"}, "known are task, format, score_threshold, overlap_threshold, categories"),
+        ({"treshold": "0.5"}, "known are task, format, score_threshold, overlap_threshold, timeout_ms, categories"),
     ],
 )
 def test_bad_parameters_are_told_with_the_legal_ones(http, posted, params, words):

@@ -4,10 +4,11 @@ import pytest
 from pydantic import ValidationError
 
 from service import artifact
+from service.app import create_app
 from service.artifact import ArtifactMetadata, Variant
 from service.errors import ArtifactError
 from service.repository import scan
-from service.settings import BUNDLED_REPOSITORY
+from service.settings import BUNDLED_REPOSITORY, Settings
 
 
 @pytest.fixture
@@ -31,8 +32,8 @@ def test_what_is_saved_is_loaded(metadata, folder):
 
 
 def test_a_newer_schema_is_refused_with_the_way_out(folder):
-    change(folder, schema_version=4, something_new=1)
-    with pytest.raises(ArtifactError, match="schema_version 4; this release reads up to 3"):
+    change(folder, schema_version=5, something_new=1)
+    with pytest.raises(ArtifactError, match="schema_version 5; this release reads up to 4"):
         artifact.load(folder)
 
 
@@ -173,4 +174,4 @@ def test_an_artifact_without_a_graph_for_this_server_is_refused(folder, metadata
     variant = metadata.variants[0].model_dump() | {"runtime": "tensorrt"}
     change(folder, variants=[variant])
     with pytest.raises(ArtifactError, match="cannot run here: tensorrt-fp32: "):
-        scan(folder.parent.parent)
+        create_app(Settings(repository=folder.parent.parent))

@@ -7,10 +7,11 @@ import time
 import numpy as np
 import pytest
 
-from service.engine import Engine
+from service.engine import Engine, EngineOptions
 from service.errors import EngineDownError, ServiceError
 from service.segmenter import Segmenter
 from service.session import OnnxSession
+from service.ticket import Ticket
 
 
 @pytest.fixture
@@ -19,7 +20,9 @@ def start_engine(tiny, tmp_path):
 
     def start(*, timeout_s: float = 60.0, **options) -> Engine:
         metadata = tiny.write_artifact(tmp_path, **options)
-        engine = Engine(metadata, tmp_path / "tiny" / "1", metadata.variants[0], threads=1, timeout_s=timeout_s)
+        engine = Engine(
+            metadata, tmp_path / "tiny" / "1", metadata.variants, EngineOptions(threads=1, timeout_s=timeout_s)
+        )
         engine.start()
         engines.append(engine)
         return engine
@@ -62,9 +65,9 @@ def test_engine_process_answers_like_the_session_inside(start_engine, tmp_path, 
 
 
 @pytest.mark.parametrize("size", [(64, 96), (96, 64), (10, 7)])
-@pytest.mark.parametrize("kind", ["instance", "semantic"])
-def test_engine_has_room_for_every_canvas_of_every_kind(start_engine, tiny, tmp_path, kind, size):
-    engine = start_engine(kind=kind, geometry=tiny.SHORTEST_EDGE)
+@pytest.mark.parametrize(("kind", "confidence"), [("instance", False), ("semantic", False), ("semantic", True)])
+def test_engine_has_room_for_every_canvas_of_every_kind(start_engine, tiny, tmp_path, kind, confidence, size):
+    engine = start_engine(kind=kind, confidence=confidence, geometry=tiny.SHORTEST_EDGE)
     wait_until(lambda: engine.is_ready)
     image = np.random.default_rng(0).integers(0, 3, (*size, 3), np.uint8)
     session = OnnxSession(tmp_path / "tiny" / "1" / "model.onnx", threads=1)
@@ -108,14 +111,14 @@ def test_killed_engine_fails_its_request_and_comes_back(start_engine):
 
 
 def test_hung_engine_is_ended_and_comes_back(start_engine):
-    engine = start_engine()
+    engine = start_engine(timeout_s=2.0)
     wait_until(lambda: engine.is_ready)
-    engine._timeout_s = 0.2
-    os.kill(engine.pid, signal.SIGSTOP)
-    with pytest.raises(EngineDownError, match="took longer"):
-        engine.run(request())
-    engine._timeout_s = 60.0
+    pid = engine.pid
+    os.kill(pid, signal.SIGSTOP)
+    with pytest.raises(EngineDownError, match="ended"):
+        engine.run_timed(request(), Ticket(30))
     wait_until(lambda: engine.is_ready)
+    assert engine.pid != pid
     assert (engine.run(request())["id_map"] == 7).all()
 
 
@@ -133,7 +136,7 @@ def test_graph_that_cannot_be_loaded_is_told(start_engine, tiny, tmp_path):
     metadata = tiny.write_artifact(tmp_path / "bad")
     folder = tmp_path / "bad" / "tiny" / "1"
     (folder / "model.onnx").write_bytes(b"not a graph")
-    engine = Engine(metadata, folder, metadata.variants[0])
+    engine = Engine(metadata, folder, metadata.variants)
     engine.start()
     try:
         wait_until(lambda: "cannot load" in engine.state)
@@ -153,7 +156,7 @@ def test_request_larger_than_the_shared_memory_is_refused(start_engine):
 
 def test_closed_engine_leaves_no_process(start_engine, tiny, tmp_path):
     metadata = tiny.write_artifact(tmp_path / "other")
-    engine = Engine(metadata, tmp_path / "other" / "tiny" / "1", metadata.variants[0])
+    engine = Engine(metadata, tmp_path / "other" / "tiny" / "1", metadata.variants)
     engine.start()
     wait_until(lambda: engine.is_ready)
     pid = engine.pid

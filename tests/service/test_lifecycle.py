@@ -152,18 +152,129 @@ def wait_gone(pids: list[int], seconds: float = 5.0) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_sigterm_lets_the_running_request_finish_and_exits_with_0(serve, posted):
-    process, url = serve()
+def test_sigterm_lets_all_accepted_requests_finish_and_exits_with_0(serve, posted):
+    process, url = serve("--max-batch", "1")
     wait_ready(url)
     children = children_of(process.pid)
     assert children
-    with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        pending = pool.submit(post, url, posted)
-        time.sleep(0.2)
+    host, port = url.removeprefix("http://").split(":")
+    with (
+        concurrent.futures.ThreadPoolExecutor(5) as pool,
+        httpx.Client(base_url=url, timeout=60) as kept,
+        socket.create_connection((host, int(port))) as idle,
+    ):
+        kept.get("/healthz")
+        idle.sendall(b"GET /hea")  # a client that does nothing more keeps nobody waiting
+        pending = [pool.submit(post, url, posted) for _ in range(4)]
+        wait_for(lambda: metric(url, "knet_in_flight"), lambda value: value == 4)
         process.send_signal(signal.SIGTERM)
-        assert pending.result().status_code == 200
-    assert process.wait(10) == 0
+        refused = wait_for(lambda: kept.post(ROUTE, content=posted), lambda r: r.status_code == 503)
+        assert refused.json()["type"] == "urn:knet:problem:draining"
+        assert refused.headers["retry-after"]
+        assert kept.get("/readyz").status_code == 503
+        assert kept.get("/healthz").status_code == 200
+        assert [future.result().status_code for future in pending] == [200] * 4
+    assert process.wait(20) == 0
     wait_gone(children)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_client_that_never_ends_its_body_does_not_keep_the_server(serve):
+    process, url = serve("--drain-timeout-s", "1")
+    wait_ready(url)
+    host, port = url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as client:
+        client.sendall(f"POST {ROUTE} HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nabc".encode())
+        time.sleep(0.3)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+
+
+def test_a_second_signal_ends_the_server_at_once(serve, posted):
+    process, url = serve("--drain-delay-s", "60")
+    wait_ready(url)
+    process.send_signal(signal.SIGTERM)
+    wait_for(lambda: httpx.get(f"{url}/readyz"), lambda response: response.status_code == 503)
+    assert post(url, posted).status_code == 200  # load balancers have time to look elsewhere
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 0
+
+
+def wait_for(ask, is_right, seconds: float = 20.0):
+    """What `ask` gives once it is right."""
+    deadline = time.monotonic() + seconds
+    while not is_right(answer := ask()):
+        assert time.monotonic() < deadline, answer
+        time.sleep(0.02)
+    return answer
+
+
+def metric(url: str, name: str) -> float:
+    lines = httpx.get(f"{url}/metrics", timeout=30).text.splitlines()
+    return sum(float(line.rpartition(" ")[2]) for line in lines if line.partition("{")[0].partition(" ")[0] == name)
+
+
+def test_deadline_passes_at_its_time_and_the_work_is_left_out(slow_repository, posted):
+    settings = Settings(repository=slow_repository, port=0, engine_threads=1, max_batch=1)
+    with background(settings) as url, concurrent.futures.ThreadPoolExecutor(4) as pool:
+        wait_ready(url)
+        first = pool.submit(post, url, posted)
+        wait_for(lambda: metric(url, "knet_queued"), lambda value: value == 1)
+        late = [pool.submit(httpx.post, f"{url}{ROUTE}?timeout_ms=100", content=posted, timeout=60) for _ in range(3)]
+        for response in [future.result() for future in late]:
+            assert response.status_code == 504
+            assert response.json()["type"] == "urn:knet:problem:deadline-passed"
+            assert "0.1 s" in response.json()["detail"]
+        assert first.result().status_code == 200
+        assert post(url, posted).status_code == 200
+        assert metric(url, "knet_batch_size_sum") == 2  # of five requests, two were run
+
+
+def test_a_client_that_leaves_cancels_its_work(slow_repository, posted):
+    settings = Settings(repository=slow_repository, port=0, engine_threads=1, max_batch=1)
+    with background(settings) as url, concurrent.futures.ThreadPoolExecutor(1) as pool:
+        wait_ready(url)
+        first = pool.submit(post, url, posted)
+        wait_for(lambda: metric(url, "knet_queued"), lambda value: value == 1)
+        host, port = url.removeprefix("http://").split(":")
+        for _ in range(3):
+            with socket.create_connection((host, int(port))) as client:
+                head = f"POST {ROUTE} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(posted)}\r\n\r\n"
+                client.sendall(head.encode() + posted)
+                wait_for(lambda: metric(url, "knet_in_flight"), lambda value: value == 2)
+            wait_for(lambda: metric(url, "knet_in_flight"), lambda value: value < 2)
+        assert first.result().status_code == 200
+        assert post(url, posted).status_code == 200
+        assert metric(url, "knet_batch_size_sum") == 2
+
+
+def test_one_bad_image_in_a_batch_fails_alone(tiny, slow_repository, posted, scene, png):
+    bad = scene.copy()
+    bad[5, 5, 0] = tiny.FAILING_RED
+    files = [posted, png(bad), posted, posted]
+    with (
+        background(Settings(repository=slow_repository, port=0, engine_threads=1)) as url,
+        concurrent.futures.ThreadPoolExecutor(5) as pool,
+    ):
+        wait_ready(url)
+        first = pool.submit(post, url, posted)  # while it runs, the others become one batch
+        wait_for(lambda: metric(url, "knet_queued"), lambda value: value == 1)
+        codes = [response.status_code for response in pool.map(lambda data: post(url, data), files)]
+        assert codes == [200, 500, 200, 200]
+        assert first.result().status_code == 200
+
+
+def test_images_that_wait_are_run_as_one_batch(slow_repository, posted):
+    with (
+        background(Settings(repository=slow_repository, port=0, engine_threads=1)) as url,
+        concurrent.futures.ThreadPoolExecutor(5) as pool,
+    ):
+        wait_ready(url)
+        answers = list(pool.map(lambda _: post(url, posted), range(5)))
+        assert {response.status_code for response in answers} == {200}
+        assert len({str(response.json()["segments"]) for response in answers}) == 1
+        assert metric(url, "knet_batch_size_sum") == 5
+        assert metric(url, "knet_batch_size_count") <= 3
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

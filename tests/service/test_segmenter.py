@@ -200,6 +200,28 @@ def test_tiled_classes_equal_the_untiled_ones(make_segmenter, stride):
     assert tiled.segments == whole.segments
 
 
+@pytest.mark.parametrize("stride", [1, 4])
+def test_a_class_with_confidence_has_its_mean_as_score(make_segmenter, stride):
+    image = np.zeros((60, 64, 3), np.uint8)
+    image[:, 32:, 0] = 2
+    image[..., 1] = 127  # a half
+    image[:30, 32:, 1] = 255
+    image[30:, 32:, 1] = 191  # three quarters
+    result = make_segmenter(kind="semantic", confidence=True, geometry=ONE_CANVAS, stride=stride).segment(image)
+    upper = -(-30 // stride) / (60 // stride)
+    expected = [(1, 2, upper + 0.75 * (1 - upper)), (2, 0, 0.5)]
+    assert [(s.id, s.class_index, pytest.approx(s.score)) for s in result.segments] == expected
+
+
+def test_of_a_class_in_several_tiles_the_highest_mean_counts(make_segmenter):
+    image = np.zeros((40, 100, 3), np.uint8)
+    image[:, :, 1] = 127
+    image[:, 60:, 1] = 255
+    (segment,) = make_segmenter(kind="semantic", confidence=True, geometry=TILES).segment(image).segments
+    assert segment.area == 4000
+    assert 0.8 < segment.score <= 1
+
+
 def test_classes_of_a_scaled_image_cover_the_posted_size(make_segmenter, tiny):
     image = np.zeros((201, 67, 3), np.uint8)
     image[100:] = 1

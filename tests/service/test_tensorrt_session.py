@@ -53,7 +53,7 @@ def test_a_machine_without_the_library_takes_the_next_variant(tiny, tmp_path, mo
         assert choose_variant(both) == metadata.variants[0]
     finally:
         logger.removeHandler(caplog.handler)
-    assert set(caplog.messages) == {"tiny/1: not tensorrt-fp16: no CUDA device is found"}
+    assert set(caplog.messages) == {"tiny/1: passed over tensorrt-fp16: no CUDA device is found"}
 
 
 def test_what_is_missing_is_named(monkeypatch):

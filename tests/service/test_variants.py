@@ -75,5 +75,7 @@ def test_what_openvino_cannot_load_is_told(metadata, tmp_path):
     (folder / "model.onnx").write_bytes(b"not a graph")
     with pytest.raises(ArtifactError, match="OpenVINO cannot load"):
         open_session(folder, of_runtime("openvino", "fp32", metadata))
+    with pytest.raises(ArtifactError, match="no precision 'fp16' here; legal: fp32, bf16, int8"):
+        open_session(folder, of_runtime("openvino", "fp16", metadata))
     with pytest.raises(ArtifactError, match="runtime 'abacus' is not known; legal: onnxruntime, openvino"):
         open_session(folder, Variant(runtime="abacus", precision="fp32", file="model.onnx", sha256="0" * 64))

@@ -52,12 +52,13 @@ def write_artifact(
     stride: int = 1,
     mask_upsample: int = 1,
     statistics: bool = False,
+    confidence: bool = False,
     work: int = 0,
 ) -> ArtifactMetadata:
     """Write `repository`/`name`/`version`.
 
     `statistics` and `work` are of the panoptic graph: every score is `pixel_mean` / 255; each run makes that many
-    matrix products of about 0.03 s besides.
+    matrix products of about 0.03 s besides. `confidence` is of the semantic one: (green + 1) / 256 of each cell.
     """
     folder = repository / name / version
     folder.mkdir(parents=True)
@@ -65,7 +66,7 @@ def write_artifact(
     if kind == "panoptic":
         graph = panoptic_graph(stride, statistics=statistics, work=work)
     else:
-        graph = instance_graph(stride) if kind == "instance" else semantic_graph(stride)
+        graph = instance_graph(stride) if kind == "instance" else semantic_graph(stride, confidence=confidence)
     onnx.save(graph, path)
     metadata = ArtifactMetadata(
         name=name,
@@ -75,6 +76,7 @@ def write_artifact(
         geometry=geometry or (SHORTEST_EDGE if kind == "instance" else TILES),
         output_stride=stride,
         mask_upsample=mask_upsample,
+        confidence=confidence,
         num_slots=KIND_SLOTS[kind],
         uses_image_statistics=statistics,
         thresholds=Thresholds(score=0.5, overlap=0.5),
@@ -107,9 +109,9 @@ class Builder:
         """Shape (1): the number of canvases."""
         return self.op("Shape", "valid_size", start=0, end=1)
 
-    def red(self, stride: int) -> str:
-        """Red of the first pixel of each cell (B, h, w), int64."""
-        first, end, axes, steps = (0, 0, 0), (2**31, 2**31, 1), (1, 2, 3), (stride, stride, 1)
+    def red(self, stride: int, channel: int = 0) -> str:
+        """Red, or another channel, of the first pixel of each cell (B, h, w), int64."""
+        first, end, axes, steps = (0, 0, channel), (2**31, 2**31, channel + 1), (1, 2, 3), (stride, stride, 1)
         strided = self.op("Slice", "image", *(self.ints(*values) for values in (first, end, axes, steps)))
         return self.op("Cast", self.op("Squeeze", strided, self.ints(3)), to=TensorProto.INT64)
 
@@ -219,10 +221,16 @@ def instance_graph(stride: int) -> onnx.ModelProto:
     return b.build([], outputs)
 
 
-def semantic_graph(stride: int) -> onnx.ModelProto:
-    """Red as the class, the first class outside of the content."""
+def semantic_graph(stride: int, *, confidence: bool = False) -> onnx.ModelProto:
+    """Red as the class, the first class outside of the content; green, if wanted, as the confidence."""
     b = Builder()
     red = b.red(stride)
     classes = b.op("Where", b.inside(red, stride), red, b.ints(0))
     b.op("Cast", classes, to=TensorProto.INT32, out="class_map")
-    return b.build([], {"class_map": (TensorProto.INT32, ["B", "h", "w"])})
+    outputs = {"class_map": (TensorProto.INT32, ["B", "h", "w"])}
+    if confidence:
+        green = b.op("Cast", b.red(stride, channel=1), to=TensorProto.FLOAT)
+        steps = b.op("Add", green, b.const(np.float32(1)))
+        b.op("Div", steps, b.const(np.float32(256)), out="confidence")
+        outputs["confidence"] = (TensorProto.FLOAT, ["B", "h", "w"])
+    return b.build([], outputs)

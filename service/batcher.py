@@ -1,0 +1,171 @@
+"""The dynamic batcher, inside the engine process: what has come while the engine ran becomes its next batch.
+
+One thread puts items, one fills the next batch, one takes it: the canvases of the next batch are copied together while
+the engine runs the last, so that the engine finds its inputs ready. It waits for nothing, unless a delay is set.
+"""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Key = tuple[tuple[str, tuple[int, ...]], ...]  # names and shapes: canvases of one batch have the same
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Item:
+    """One canvas that waits: `arrays` have a first axis of length 1; times are of `time.monotonic`."""
+
+    slot: int
+    arrays: Mapping[str, NDArray[Any]]
+    deadline: float
+    arrived: float = field(default_factory=time.monotonic)
+
+    @property
+    def key(self) -> Key:
+        """What it must have in common with others to be run with them."""
+        return tuple((name, array.shape) for name, array in self.arrays.items())
+
+    @property
+    def canvas(self) -> tuple[int, int]:
+        """Height and width."""
+        height, width = self.arrays["image"].shape[1:3]
+        return height, width
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Items, and their arrays with the batch as first axis; valid until two batches later."""
+
+    items: list[Item]
+    arrays: dict[str, NDArray[Any]]
+
+
+class Batcher:
+    """Items of one canvas size at a time, the one that has waited longest first.
+
+    Args:
+        limit: the most canvases of (height, width) in one batch.
+        drop: called with items that shall not be run, as their deadline has passed or nobody waits for them.
+        is_abandoned: whether nobody waits for the item of a slot.
+        delay: seconds that an item may wait for others while its batch is not full.
+    """
+
+    def __init__(
+        self,
+        *,
+        limit: Callable[[int, int], int],
+        drop: Callable[[Sequence[Item]], None],
+        is_abandoned: Callable[[int], bool],
+        delay: float = 0.0,
+    ) -> None:
+        self._limit = limit
+        self._drop = drop
+        self._is_abandoned = is_abandoned
+        self._delay = delay
+        self._changed = threading.Condition()
+        self._waiting: deque[Item] = deque()
+        self._next = _Staging()
+        self._spare = _Staging()
+        self._closed = False
+
+    def put(self, item: Item) -> None:
+        """Let an item wait."""
+        with self._changed:
+            self._waiting.append(item)
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """End `fill` and `take`."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def fill(self) -> None:
+        """Copy items into the next batch as they come, until closed; for a thread of its own."""
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._closed or self._find() is not None)
+                if self._closed:
+                    return
+                item = self._find()
+                if item is None:
+                    continue
+                self._waiting.remove(item)
+                if self._is_dead(item):
+                    self._drop([item])
+                    continue
+                self._next.add(item, self._limit(*item.canvas))
+                self._changed.notify_all()
+
+    def take(self) -> Batch | None:
+        """The next batch, once there is one; None when closed."""
+        with self._changed:
+            while True:
+                self._changed.wait_for(lambda: self._closed or self._next.items)
+                if self._closed:
+                    return None
+                if dead := [item for item in self._next.items if self._is_dead(item)]:
+                    self._drop(dead)
+                    self._next.remove(dead)
+                    continue
+                wait = self._next.items[0].arrived + self._delay - time.monotonic()
+                if wait <= 0 or self._next.is_full:
+                    batch = self._next.batch()
+                    self._next, self._spare = self._spare, self._next
+                    self._next.items = []
+                    self._changed.notify_all()
+                    return batch
+                self._changed.wait(wait)
+
+    def _find(self) -> Item | None:
+        """The longest waiting item that the next batch can take: any, while it is empty."""
+        if not self._next.items:
+            return self._waiting[0] if self._waiting else None
+        if self._next.is_full:
+            return None
+        return next((item for item in self._waiting if item.key == self._next.key), None)
+
+    def _is_dead(self, item: Item) -> bool:
+        return self._is_abandoned(item.slot) or time.monotonic() > item.deadline
+
+
+class _Staging:
+    """Arrays of one batch, used again while canvases have the same shape."""
+
+    def __init__(self) -> None:
+        self.key: Key | None = None
+        self.items: list[Item] = []
+        self._limit = 0
+        self._arrays: dict[str, NDArray[Any]] = {}
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it holds all that one batch may."""
+        return len(self.items) >= self._limit
+
+    def add(self, item: Item, limit: int) -> None:
+        """Copy an item's arrays behind the others; the first decides on the shape."""
+        if not self.items and (item.key, limit) != (self.key, self._limit):
+            self.key, self._limit = item.key, limit
+            self._arrays = {name: np.empty((limit, *a.shape[1:]), a.dtype) for name, a in item.arrays.items()}
+        position = len(self.items)
+        for name, array in item.arrays.items():
+            self._arrays[name][position] = array[0]
+        self.items.append(item)
+
+    def remove(self, dead: Sequence[Item]) -> None:
+        """Close the gaps that items leave."""
+        kept = [position for position, item in enumerate(self.items) if item not in dead]
+        for array in self._arrays.values():
+            array[: len(kept)] = array[kept]
+        self.items = [self.items[position] for position in kept]
+
+    def batch(self) -> Batch:
+        """What it holds."""
+        return Batch(self.items, {name: array[: len(self.items)] for name, array in self._arrays.items()})
