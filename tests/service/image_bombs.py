@@ -18,7 +18,8 @@ def chunk(kind: bytes, content: bytes) -> bytes:
 def png(*extra: bytes, size: tuple[int, int] = (8, 8)) -> bytes:
     """An RGB PNG with chunks between its header and its pixels."""
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", *size, 8, 2, 0, 0, 0))
-    pixels = chunk(b"IDAT", zlib.compress(bytes(size[1] * (1 + 3 * size[0]))))
+    num_bytes = min(size[1] * (1 + 3 * size[0]), MEGABYTE)  # of the large ones only the header matters
+    pixels = chunk(b"IDAT", zlib.compress(bytes(num_bytes)))
     return b"\x89PNG\r\n\x1a\n" + header + b"".join(extra) + pixels + chunk(b"IEND", b"")
 
 
@@ -49,15 +50,25 @@ def tiff(tags: list[tuple[int, int, int, int]], tail: bytes = b"", *, repeat: in
     return b"II*\0" + struct.pack("<IH", 8, len(entries)) + directory + bytes(4) + tail
 
 
-def webp_canvas(width: int, height: int) -> bytes:
+def webp(side: int) -> bytes:
+    """A lossless WebP of 8x8 whose header says another size."""
     file = io.BytesIO()
-    Image.fromarray(np.zeros((8, 8, 4), np.uint8)).save(file, "WEBP")
-    inner = file.getvalue()[12:]
-    if inner.startswith(b"VP8X"):
-        inner = inner[18:]
-    header = bytes([0x10, 0, 0, 0]) + (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
-    body = b"WEBPVP8X" + struct.pack("<I", 10) + header + inner
-    return b"RIFF" + struct.pack("<I", len(body)) + body
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(file, "WEBP", lossless=True)
+    data = bytearray(file.getvalue())
+    begin = data.index(b"VP8L") + 9
+    data[begin : begin + 4] = struct.pack("<I", (side - 1) | (side - 1) << 14)
+    return bytes(data)
+
+
+def webp_canvas(side: int) -> bytes:
+    """An animation whose canvas is much larger than its frame."""
+    file = io.BytesIO()
+    frames = [Image.fromarray(np.full((8, 8, 3), value, np.uint8)) for value in (0, 90)]
+    frames[0].save(file, "WEBP", save_all=True, append_images=frames[1:])
+    data = bytearray(file.getvalue())
+    begin = data.index(b"VP8X") + 12
+    data[begin : begin + 6] = (side - 1).to_bytes(3, "little") * 2
+    return bytes(data)
 
 
 def bmp_rle(side: int) -> bytes:
@@ -100,8 +111,8 @@ REFUSED: dict[str, Callable[[], bytes]] = {
     "tiff: one width for each library": lambda: tiff(
         [(256, 3, 1, 8), (256, 3, 1, 60_000), (273, 4, 1, 8), (279, 4, 1, 64)], bytes(64)
     ),
-    "webp: a canvas of 16 million squared": lambda: webp_canvas(2**24, 2**24),
-    "webp: a canvas of 200 megapixels": lambda: webp_canvas(16_000, 12_500),
+    "webp: 268 megapixels": lambda: webp(16_384),
+    "webp: an animation on a canvas of 256 megapixels": lambda: webp_canvas(16_000),
     "bmp: run lengths of a megapixel": lambda: bmp_rle(1000),
 }
 
