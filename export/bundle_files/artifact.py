@@ -82,11 +82,11 @@ class ArtifactMetadata:
     geometry: Geometry
     output_stride: int
     mask_upsample: int
-    confidence: bool
     num_slots: int
     uses_image_statistics: bool
     thresholds: Thresholds
     variants: tuple[Variant, ...]
+    confidence: bool = False  # not in artifacts of schema 3
 
     @property
     def num_thing_slots(self) -> int:
@@ -134,5 +134,5 @@ def verify_files(folder: Path | str, metadata: ArtifactMetadata) -> None:
 
 def _read(kind: type[T], values: dict[str, Any]) -> T:
     """An object of the fields that it has; lists become tuples."""
-    names = [field.name for field in fields(kind)]  # type: ignore[arg-type]
+    names = [field.name for field in fields(kind) if field.name in values]  # type: ignore[arg-type]
     return kind(**{name: tuple(values[name]) if isinstance(values[name], list) else values[name] for name in names})
