@@ -7,12 +7,12 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from service.admission import Admission
-from service.engine import Observer, Run
 from service.engine_worker import Opener
 from service.fetch import Fetcher
 from service.metrics import Metrics
 from service.model import Model
 from service.models import Models
+from service.observer import Observer, Run
 from service.pipeline import Pipeline
 from service.repository import StoredArtifact
 from service.settings import Settings

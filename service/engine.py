@@ -18,8 +18,9 @@ from service.calls import Calls
 from service.engine_process import SPAWN, EngineProcess
 from service.engine_worker import Opener, WorkerConfig
 from service.errors import DeadlineError, EngineDownError, ServiceError
+from service.observer import Observer, Run, Timings
 from service.segmenter import MAX_BATCH, MAX_BATCH_PIXELS
-from service.slots import Slots, SlotSizes, create_memory
+from service.slots import Slots, create_memory, sizes_for
 from service.ticket import Ticket
 from service.variants import open_session
 
@@ -46,33 +47,6 @@ class EngineOptions:
     batch_delay_s: float = 0.0
     memory_bytes: int | None = None
     gpu: int | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Run:
-    """One run of the graph, as metrics want it: canvases in the batch, seconds."""
-
-    size: int
-    seconds: float
-
-
-@dataclass(kw_only=True)
-class Timings:
-    """Seconds that one image waited for the engine and that the engine ran with it; canvases of its largest batch."""
-
-    queue: float = 0.0
-    engine: float = 0.0
-    batch_size: int = 0
-
-
-class Observer:
-    """What an engine tells while it lives; does nothing by itself."""
-
-    def ran(self, run: Run) -> None:
-        """After each run."""
-
-    def restarted(self) -> None:
-        """A process that had been ready ended, and another is started."""
 
 
 class Engine:
@@ -108,7 +82,8 @@ class Engine:
         self._options = options or EngineOptions()
         self._opener = opener
         self._observer = observer or Observer()
-        sizes = _slot_sizes(metadata, self._options.max_batch)
+        # For a batch that runs and the next, and for the tiles that come together.
+        sizes = sizes_for(metadata, 2 * max(self._options.max_batch, MAX_BATCH))
         self._slots = Slots(sizes, create_memory(sizes.total_bytes))
         self._calls = Calls(self._slots)
         self._ready = threading.Event()
@@ -318,20 +293,3 @@ def _join(outputs: Sequence[dict[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]
     if len(outputs) == 1:
         return outputs[0]
     return {name: np.concatenate([each[name] for each in outputs]) for name in outputs[0]}
-
-
-def _slot_sizes(metadata: ArtifactMetadata, max_batch: int) -> SlotSizes:
-    """Room for one canvas of the largest size in each slot; slots for a batch that runs and the next."""
-    height, width = metadata.geometry.largest_canvas
-    cells = (height // metadata.output_stride) * (width // metadata.output_stride)
-    if metadata.kind == "instance":
-        # Three numbers for each entry, of which there are at most as many as pairs of a mask and a class.
-        numbers = metadata.num_slots * (cells + 3 * len(metadata.categories))
-    else:
-        numbers = (2 if metadata.confidence else 1) * cells + 8 * metadata.num_slots
-    slack = 4096  # alignment, and the small arrays
-    return SlotSizes(
-        num_slots=2 * max(max_batch, MAX_BATCH),
-        request_bytes=height * width * 3 + slack,
-        result_bytes=4 * numbers + slack,
-    )

@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 
 from service.answers import tasks_of
 from service.artifact import Variant
-from service.engine import Engine, EngineOptions, Observer, Timings
+from service.engine import Engine, EngineOptions
 from service.engine_worker import Opener
 from service.errors import EngineDownError, ServiceError
 from service.gpu import count_gpus
 from service.instances import Result
+from service.observer import Observer, Timings
 from service.repository import StoredArtifact
 from service.schemas import ModelVersion
 from service.segmenter import MAX_BATCH_PIXELS, Segmenter

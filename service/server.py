@@ -136,7 +136,8 @@ def _url(listener: socket.socket) -> str:
 
 
 def _uvicorn_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
-    app.state.connections = connections = Connections(limits_of(settings))
+    context: Context = app.state.context
+    connections = Connections(limits_of(settings), lambda cause: context.metrics.refused(cause=cause))
     return uvicorn.Config(
         app,
         http=protocol_class(connections),

@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from service.artifact import ArtifactMetadata
+
 _ALIGNMENT = 64
 _PAGE = 4096
 
@@ -51,6 +53,19 @@ class SlotSizes:
     def result_at(self, slot: int) -> int:
         """Where a slot's outputs begin."""
         return self.request_at(slot) + self.request_bytes
+
+
+def sizes_for(metadata: ArtifactMetadata, num_slots: int) -> SlotSizes:
+    """That many slots, each with room for one canvas of an artifact's largest size."""
+    height, width = metadata.geometry.largest_canvas
+    cells = (height // metadata.output_stride) * (width // metadata.output_stride)
+    if metadata.kind == "instance":
+        # Three numbers for each entry, of which there are at most as many as pairs of a mask and a class.
+        numbers = metadata.num_slots * (cells + 3 * len(metadata.categories))
+    else:
+        numbers = cells * (2 if metadata.confidence else 1) + 8 * metadata.num_slots
+    slack = _PAGE  # alignment, and the small arrays
+    return SlotSizes(num_slots=num_slots, request_bytes=height * width * 3 + slack, result_bytes=4 * numbers + slack)
 
 
 class Slots:
