@@ -1,0 +1,63 @@
+"""The runner of one machine: threads around the engine processes, as many as keep those busy."""
+
+from collections.abc import Callable, Iterable
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+
+from batch.folder import JobFolder
+from batch.items import Item
+from batch.sinks import Sink
+from batch.steps import Steps
+from service.answers import Wish
+from service.model import Model
+from service.repository import StoredArtifact
+from service.session import available_cpus
+from service.settings import Settings
+
+
+def run(
+    folder: JobFolder,
+    stored: StoredArtifact,
+    settings: Settings,
+    wish: Wish,
+    sink: Sink,
+    advanced: Callable[[], None],
+) -> None:
+    """Do all images that are not done.
+
+    Raises:
+        ServiceError: the engine cannot be started.
+        OSError: an output cannot be written.
+    """
+    model = Model(stored, settings)
+    model.start()
+    try:
+        model.wait_ready()
+        steps = Steps(model, wish, sink, settings)
+
+        def do(index: int, item: Item) -> None:
+            folder.keep(item, steps(index, item))
+            advanced()
+
+        # As many images as fill two batches of each engine, while the processors decode and encode others.
+        batch = settings.of_model(stored.metadata.name).max_batch or settings.max_batch
+        for_each(do, folder.pending(), 2 * batch * len(model.engines) + available_cpus())
+    finally:
+        model.close()
+
+
+def for_each(function: Callable[[int, Item], None], items: Iterable[tuple[int, Item]], num_threads: int) -> None:
+    """Call the function for each item, in threads; no more items are taken than there are threads.
+
+    Raises:
+        Exception: the first that a call raises; calls that run are waited for, and no other is begun.
+    """
+    running: set[Future[None]] = set()
+    with ThreadPoolExecutor(num_threads, thread_name_prefix="batch") as pool:
+        for index, item in items:
+            running.add(pool.submit(function, index, item))
+            if len(running) == num_threads:
+                done, running = wait(running, return_when=FIRST_COMPLETED)
+                for future in done:
+                    future.result()
+        for future in running:
+            future.result()
