@@ -6,7 +6,7 @@ from functools import lru_cache
 from pathlib import PurePosixPath
 from typing import Any
 
-from fsspec.core import url_to_fs  # type: ignore[import-untyped]
+from fsspec.core import url_to_fs
 
 _lock = threading.Lock()
 
@@ -62,7 +62,7 @@ def _read_cell(item: Item) -> bytes:
 @lru_cache(maxsize=2)
 def _load_row_group(url: str, row_group: int, column: str) -> Any:
     """Images lie row after row, so that a row group is loaded once, and another may have been begun."""
-    import pyarrow.parquet  # type: ignore[import-untyped]
+    import pyarrow.parquet
 
     file_system, path = url_to_fs(url)
     with file_system.open(path) as file:

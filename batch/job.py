@@ -27,7 +27,7 @@ class Job:
     """What is asked.
 
     `source`, `image_folder`: see `sources.list_items`. `version`: None: the newest. `categories`: ids or names; empty:
-    all. Thresholds: None: the model's.
+    all. Thresholds: None: the model's. `ray_address`: see `ray_runner.run`; None: this machine alone, without Ray.
     """
 
     source: str
@@ -39,6 +39,7 @@ class Job:
     score_threshold: float | None = None
     overlap_threshold: float | None = None
     categories: tuple[str, ...] = ()
+    ray_address: str | None = None
 
 
 def run(job: Job, settings: Settings, console: Console) -> dict[str, Any]:
@@ -49,10 +50,9 @@ def run(job: Job, settings: Settings, console: Console) -> dict[str, Any]:
         ServiceError: the model cannot be run.
     """
     stored = find_model(settings.repository, job.model, job.version)
-    sink = SINKS[job.format]
     wish = make_wish(job, stored.metadata)
     request = describe(job, stored, settings)
-    folder = open_folder(job.out, request, list_items(job.source, job.image_folder), sink)
+    folder = open_folder(job.out, request, list_items(job.source, job.image_folder), SINKS[job.format])
     if folder is None:
         console.print(f"{job.out} is finished: nothing to do", soft_wrap=True, highlight=False)
         return {}
@@ -61,7 +61,13 @@ def run(job: Job, settings: Settings, console: Console) -> dict[str, Any]:
             console.print(f"going on: {folder.num_done} of {folder.num_items} images are done", highlight=False)
         if folder.num_done < folder.num_items:
             with JobProgress(console, folder.num_done, folder.num_items) as progress:
-                local_runner.run(folder, stored, settings, wish, sink, progress.advance)
+                if job.ray_address is None:
+                    local_runner.run(folder, stored, settings, wish, job.format, progress.advance)
+                else:
+                    from batch import ray_runner
+
+                    address = job.ray_address
+                    ray_runner.run(folder, stored, settings, wish, job.format, progress.advance, address)
             console.print(f"{progress.rate:.1f} images/s", highlight=False)
     except BaseException:
         folder.close()

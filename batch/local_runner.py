@@ -5,7 +5,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
 from batch.folder import JobFolder
 from batch.items import Item
-from batch.sinks import Sink
+from batch.sinks import SINKS, Format
 from batch.steps import Steps
 from service.answers import Wish
 from service.model import Model
@@ -19,7 +19,7 @@ def run(
     stored: StoredArtifact,
     settings: Settings,
     wish: Wish,
-    sink: Sink,
+    format: Format,
     advanced: Callable[[], None],
 ) -> None:
     """Do all images that are not done.
@@ -32,7 +32,7 @@ def run(
     model.start()
     try:
         model.wait_ready()
-        steps = Steps(model, wish, sink, settings)
+        steps = Steps(model, wish, SINKS[format], settings)
 
         def do(index: int, item: Item) -> None:
             folder.keep(item, steps(index, item))

@@ -13,8 +13,8 @@ _ROWS = 500  # images in a row group: what is in memory at once
 
 def write(out: Path, records: Callable[[], Iterator[dict[str, Any]]], metadata: ArtifactMetadata) -> None:
     """`out`/segments.parquet."""
-    import pyarrow  # type: ignore[import-untyped]
-    import pyarrow.parquet  # type: ignore[import-untyped]
+    import pyarrow
+    import pyarrow.parquet
 
     schema = _schema()
     rows = (

@@ -4,7 +4,7 @@ import tarfile
 from collections.abc import Iterator
 from typing import Any
 
-from fsspec.core import url_to_fs  # type: ignore[import-untyped]
+from fsspec.core import url_to_fs
 
 from batch.items import Item
 
@@ -33,8 +33,8 @@ def list_parquet(url: str, prefix: str) -> Iterator[Item]:
     Raises:
         ValueError: the file is damaged, or has no column of images.
     """
-    import pyarrow  # type: ignore[import-untyped]
-    import pyarrow.parquet  # type: ignore[import-untyped]
+    import pyarrow
+    import pyarrow.parquet
 
     file_system, path = url_to_fs(url)
     with file_system.open(path) as file:

@@ -10,7 +10,7 @@ from glob import has_magic
 from pathlib import PurePosixPath
 from typing import Any
 
-from fsspec.core import url_to_fs  # type: ignore[import-untyped]
+from fsspec.core import url_to_fs
 
 from batch.items import Item
 from batch.shards import list_parquet, list_tar

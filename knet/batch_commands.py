@@ -55,13 +55,21 @@ def batch(
         float | None, typer.Option(min=0, max=1, help="Least share of a mask that must be its own.")
     ] = None,
     categories: Annotated[str | None, typer.Option(help="Only these: ids or names, separated by commas.")] = None,
+    ray_address: Annotated[
+        str | None,
+        typer.Option(
+            help="Run on the Ray cluster at HOST:PORT, or `auto`: the one that this machine is in; `local` starts one "
+            "of this machine alone. All machines need the images and the models under the same paths. Needs the extra "
+            "`cluster`. Default: this machine, without Ray."
+        ),
+    ] = None,
 ) -> None:
     """Segment many images into files. Killed, it goes on where it was: give the same command again.
 
     Images that cannot be segmented are listed in OUT/failed.jsonl with the reason, and do not stop the job. The
     settings of `knet serve` for models and limits hold here, too, by their variables: KNET_MAX_BATCH, KNET_MAX_PIXELS.
     """
-    with explained("batch"):
+    with explained("cluster" if ray_address else "batch"):
         from rich.console import Console
 
         from batch.job import Job, run
@@ -78,6 +86,7 @@ def batch(
             score_threshold=score_threshold,
             overlap_threshold=overlap_threshold,
             categories=(categories,) if categories else (),
+            ray_address=ray_address,
         )
         settings = Settings(host="127.0.0.1", api_keys=())
         if repository is not None:

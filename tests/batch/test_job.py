@@ -1,0 +1,124 @@
+"""Jobs from the command line: bad images, kills, what is there already."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from knet.cli import app
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def arguments(batch_repository, image_folder):
+    """Of a job with the slow model."""
+    return ["batch", str(image_folder), "--model", "slow", "--repository", str(batch_repository), "--out"]
+
+
+@pytest.fixture
+def invoke():
+    def call(*arguments):
+        environment = {"KNET_ENGINE_THREADS": "1", "KNET_MAX_BATCH": "1", "COLUMNS": "200"}
+        return CliRunner().invoke(app, [str(one) for one in arguments], env=environment)
+
+    return call
+
+
+def count_lines(path: Path) -> int:
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def test_a_killed_job_goes_on_and_equals_one_that_was_not(arguments, invoke, read_tree, tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert invoke(*arguments, whole).exit_code == 0
+
+    environment = {**os.environ, "KNET_ENGINE_THREADS": "1", "KNET_MAX_BATCH": "1"}
+    process = subprocess.Popen([sys.executable, "-m", "knet", *arguments, killed], cwd=ROOT, env=environment)
+    journal = killed / ".job" / "journal.jsonl"
+    while count_lines(journal) < 4:
+        assert process.poll() is None
+        time.sleep(0.005)
+    children = children_of(process.pid)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    done = count_lines(journal)
+    assert 4 <= done < 14
+    indices = [json.loads(line)["index"] for line in journal.read_bytes().splitlines()[:done]]
+    written = {path: path.stat().st_mtime_ns for path in killed.rglob("*.png") if not path.name.startswith(".")}
+    journal.write_bytes(journal.read_bytes() + b'{"index": 1')  # as a kill in the middle of a line would leave it
+    wait_gone(children)
+
+    result = invoke(*arguments, killed)
+    assert result.exit_code == 0, result.output
+    assert f"going on: {done} of 14 images are done" in result.output
+    assert read_tree(killed) == read_tree(whole)
+    names = sorted(str(path) for path in whole.rglob("*.png"))
+    assert len(names) == 12
+    # No image of the journal was written again; those that were in work at the kill may have been.
+    kept = sum(path.stat().st_mtime_ns == time_ns for path, time_ns in written.items())
+    failed = 2
+    assert kept >= len(indices) - failed
+
+
+def wait_gone(pids: list[int]) -> None:
+    """The engine ends by itself when nobody is there to ask it."""
+    for pid in pids:
+        while Path(f"/proc/{pid}").exists() and "Z" not in Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1][:3]:
+            time.sleep(0.05)
+
+
+def test_bad_images_are_told_and_stop_nothing(arguments, invoke, image_folder, tmp_path):
+    (image_folder / "part1" / "gone.png").symlink_to(image_folder / "nowhere.png")
+    out = tmp_path / "out"
+    result = invoke(*arguments, out, "--model", "panoptic", "--format", "coco-panoptic")
+    assert result.exit_code == 0, result.output
+    assert "12 images, 3 failed" in result.output
+    failed = {one["file_name"]: one for one in map(json.loads, (out / "failed.jsonl").read_text().splitlines())}
+    assert set(failed) == {"part0/short.png", "part1/gone.png", "words.jpg"}
+    assert failed["part0/short.png"]["type"] == "undecodable-image"
+    assert failed["part1/gone.png"]["type"] == "unreadable"
+    assert failed["words.jpg"]["type"] == "unsupported-image"
+    assert all(one["reason"] for one in failed.values())
+    content = json.loads((out / "panoptic.json").read_text())
+    assert len(content["images"]) == len(content["annotations"]) == 12
+    assert not (out / ".job").exists()
+
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+    again = invoke(*arguments, out, "--model", "panoptic", "--format", "coco-panoptic")
+    assert (again.exit_code, "nothing to do" in again.output) == (0, True)
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
+    other = invoke(*arguments, out, "--model", "panoptic", "--format", "overlay")
+    assert other.exit_code == 1
+    assert "begun with format 'coco-panoptic', not 'overlay'" in other.output
+
+
+def test_a_folder_of_something_else_is_left_alone(arguments, invoke, tmp_path):
+    (tmp_path / "thesis.txt").write_text("mine")
+    result = invoke(*arguments, tmp_path)
+    assert result.exit_code == 1
+    assert "is not empty" in result.output
+
+
+def test_an_unknown_model_is_told_with_those_there(arguments, invoke, tmp_path):
+    result = invoke(*arguments, tmp_path / "out", "--model", "other")
+    assert result.exit_code == 1
+    assert "there: instance, panoptic, semantic, slow" in result.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_help_teaches(invoke):
+    result = invoke("batch", "--help")
+    assert result.exit_code == 0
+    for word in ("failed.jsonl", "coco-panoptic", "WebDataset", "Examples", "--ray-address"):
+        assert word in result.output
