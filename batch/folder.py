@@ -31,7 +31,6 @@ class JobFolder:
         self._sink = sink
         self.num_items: int = request["images"]
         self.journal = Journal(self._work / "journal.jsonl", self.num_items)
-        self.num_failed = sum("error" in record for _, record in self.journal.records()) if self.num_done else 0
 
     @property
     def num_done(self) -> int:
@@ -47,7 +46,6 @@ class JobFolder:
         if outcome.picture is not None:
             write_bytes(self._out / self._sink.folder / f"{item.stem}.png", outcome.picture)
         self.journal.append(outcome.index, outcome.record)
-        self.num_failed += "error" in outcome.record
 
     def finish(self, metadata: ArtifactMetadata) -> dict[str, Any]:
         """Write the files about all images and end the job; gives what `job.json` says."""

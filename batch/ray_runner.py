@@ -5,6 +5,7 @@ the images and the model repository under the same paths. What a machine that is
 """
 
 import math
+import os
 from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any
@@ -13,6 +14,7 @@ import orjson
 import pyarrow as pa
 import ray
 import ray.data
+import ray.exceptions
 
 from batch.folder import JobFolder
 from batch.items import Item
@@ -21,6 +23,7 @@ from batch.sinks import SINKS, Format
 from batch.steps import Outcome, Steps
 from service import repository
 from service.answers import Wish
+from service.errors import ServiceError
 from service.model import Model
 from service.repository import StoredArtifact
 from service.session import available_cpus
@@ -47,9 +50,12 @@ def run(
 
     Raises:
         ConnectionError: there is no cluster.
-        RayError: no machine can do the work.
+        ServiceError: the engine cannot be started, or the cluster fails.
+        OSError: an output cannot be written.
     """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a cluster that we start tells nobody of it
     ray.init(address=address, log_to_driver=False, configure_logging=False)
+    ray.data.DataContext.get_current().enable_progress_bars = False  # there is one
     try:
         place = _find_place(ray.nodes())
         images = ray.data.from_arrow(list(_blocks(folder)))
@@ -73,6 +79,8 @@ def run(
             item = Item(**orjson.loads(row["item"]))
             folder.keep(item, Outcome(index=row["index"], record=orjson.loads(row["record"]), picture=row["picture"]))
             advanced()
+    except ray.exceptions.RayError as error:
+        raise ServiceError(f"the Ray cluster cannot do it: {error}") from error
     finally:
         ray.shutdown()
 

@@ -36,22 +36,41 @@ def count_lines(path: Path) -> int:
 
 
 def children_of(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    """Processes that any of its threads has begun."""
+    lists = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/children")]
+    return [int(child) for child in " ".join(lists).split()]
 
 
-def test_a_killed_job_goes_on_and_equals_one_that_was_not(arguments, invoke, read_tree, tmp_path):
+@pytest.fixture
+def begin(arguments):
+    """Starts the job in a process of its own and waits until a few of its images are done."""
+    processes = []
+
+    def start(out) -> subprocess.Popen:
+        environment = {**os.environ, "KNET_ENGINE_THREADS": "1", "KNET_MAX_BATCH": "1"}
+        process = subprocess.Popen([sys.executable, "-m", "knet", *arguments, out], cwd=ROOT, env=environment)
+        processes.append(process)
+        while count_lines(out / ".job" / "journal.jsonl") < 4:
+            assert process.poll() is None
+            time.sleep(0.005)
+        return process
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_a_killed_job_goes_on_and_equals_one_that_was_not(number, arguments, begin, invoke, read_tree, tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert invoke(*arguments, whole).exit_code == 0
 
-    environment = {**os.environ, "KNET_ENGINE_THREADS": "1", "KNET_MAX_BATCH": "1"}
-    process = subprocess.Popen([sys.executable, "-m", "knet", *arguments, killed], cwd=ROOT, env=environment)
-    journal = killed / ".job" / "journal.jsonl"
-    while count_lines(journal) < 4:
-        assert process.poll() is None
-        time.sleep(0.005)
+    process = begin(killed)
     children = children_of(process.pid)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.send_signal(number)
+    assert process.wait() != 0
+    journal = killed / ".job" / "journal.jsonl"
     done = count_lines(journal)
     assert 4 <= done < 14
     stems = [Path(json.loads(line)["name"]).with_suffix(".png") for line in (killed / ".job" / "items.jsonl").open()]
@@ -68,6 +87,17 @@ def test_a_killed_job_goes_on_and_equals_one_that_was_not(arguments, invoke, rea
     assert read_tree(killed) == read_tree(whole)
     assert len(list(whole.rglob("*.png"))) == 12
     assert {path: path.stat().st_mtime_ns for path in written} == written  # none was made again
+
+
+def test_an_engine_that_ends_is_started_again(arguments, begin, invoke, read_tree, tmp_path):
+    assert invoke(*arguments, tmp_path / "whole").exit_code == 0
+    process = begin(tmp_path / "out")
+    children = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in children_of(process.pid)}
+    engines = [pid for pid, command in children.items() if b"spawn_main" in command]
+    assert len(engines) == 1
+    os.kill(engines[0], signal.SIGKILL)
+    assert process.wait() == 0
+    assert read_tree(tmp_path / "out") == read_tree(tmp_path / "whole")
 
 
 def wait_gone(pids: list[int]) -> None:
