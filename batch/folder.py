@@ -51,7 +51,12 @@ class JobFolder:
         """Write the files about all images and end the job; gives what `job.json` says."""
         self._sink.finish(self._out, lambda: (one for one in self._records() if "error" not in one), metadata)
         failed = self._write_lines(
-            "failed.jsonl", ({"file_name": one["name"], **one["error"]} for one in self._records() if "error" in one)
+            "failed.jsonl",
+            (
+                {"file_name": one["name"], "url": one["url"], **one["error"]}
+                for one in self._records()
+                if "error" in one
+            ),
         )
         warned = self._write_lines(
             "warnings.jsonl",
@@ -75,7 +80,7 @@ class JobFolder:
     def _records(self) -> Iterator[dict[str, Any]]:
         """What is kept of each image, with its name."""
         for item, (_, record) in zip(self._items(), self.journal.records(), strict=True):
-            yield {"id": item.id, "name": item.name, "stem": item.stem, **record}
+            yield {"id": item.id, "name": item.name, "stem": item.stem, "url": item.url, **record}
 
     def _write_lines(self, name: str, entries: Iterator[dict[str, Any]]) -> int:
         count = 0

@@ -39,11 +39,20 @@ class Item:
         return str(PurePosixPath(self.name).with_suffix(""))
 
 
+def open_file_system(url: str) -> tuple[Any, str]:
+    """The file system of a path or URL, and the path on it; raises ValueError for one that is not known."""
+    try:
+        file_system, path = url_to_fs(url)
+    except ImportError as error:  # s3fs, gcsfs and adlfs are installed by those who need them
+        raise ValueError(f"{url}: {error}") from error
+    return file_system, path
+
+
 def read(item: Item) -> bytes:
     """The bytes of the image's file; raises whatever the file system does, and ValueError for an empty cell."""
     if item.row_group is not None:
         return _read_cell(item)
-    file_system, path = url_to_fs(item.url)
+    file_system, path = open_file_system(item.url)
     if item.offset is None or item.size is None:
         return bytes(file_system.cat_file(path))
     return bytes(file_system.cat_file(path, start=item.offset, end=item.offset + item.size))
@@ -64,6 +73,6 @@ def _load_row_group(url: str, row_group: int, column: str) -> Any:
     """Images lie row after row, so that a row group is loaded once, and another may have been begun."""
     import pyarrow.parquet
 
-    file_system, path = url_to_fs(url)
+    file_system, path = open_file_system(url)
     with file_system.open(path) as file:
         return pyarrow.parquet.ParquetFile(file).read_row_group(row_group, columns=[column]).column(0)

@@ -6,7 +6,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from batch.folder import JobFolder
 from batch.items import Item
 from batch.sinks import SINKS, Format
-from batch.steps import Steps
+from batch.steps import Outcome, Steps
 from service.answers import Wish
 from service.model import Model
 from service.repository import StoredArtifact
@@ -20,7 +20,7 @@ def run(
     settings: Settings,
     wish: Wish,
     format: Format,
-    advanced: Callable[[], None],
+    advanced: Callable[[Outcome], None],
 ) -> None:
     """Do all images that are not done.
 
@@ -35,8 +35,9 @@ def run(
         steps = Steps(model, wish, SINKS[format], settings)
 
         def do(index: int, item: Item) -> None:
-            folder.keep(item, steps(index, item))
-            advanced()
+            outcome = steps(index, item)
+            folder.keep(item, outcome)
+            advanced(outcome)
 
         # As many images as fill two batches of each engine, while the processors decode and encode others.
         batch = settings.of_model(stored.metadata.name).max_batch or settings.max_batch

@@ -40,7 +40,7 @@ def run(
     settings: Settings,
     wish: Wish,
     format: Format,
-    advanced: Callable[[], None],
+    advanced: Callable[[Outcome], None],
     address: str,
 ) -> None:
     """Do all images that are not done.
@@ -76,9 +76,9 @@ def run(
             ),
         )
         for row in outcomes.iter_rows():
-            item = Item(**orjson.loads(row["item"]))
-            folder.keep(item, Outcome(index=row["index"], record=orjson.loads(row["record"]), picture=row["picture"]))
-            advanced()
+            outcome = Outcome(index=row["index"], record=orjson.loads(row["record"]), picture=row["picture"])
+            folder.keep(Item(**orjson.loads(row["item"])), outcome)
+            advanced(outcome)
     except ray.exceptions.RayError as error:
         raise ServiceError(f"the Ray cluster cannot do it: {error}") from error
     finally:

@@ -4,9 +4,7 @@ import tarfile
 from collections.abc import Iterator
 from typing import Any
 
-from fsspec.core import url_to_fs
-
-from batch.items import Item
+from batch.items import Item, open_file_system
 
 
 def list_tar(url: str, prefix: str, suffixes: tuple[str, ...]) -> Iterator[Item]:
@@ -15,7 +13,7 @@ def list_tar(url: str, prefix: str, suffixes: tuple[str, ...]) -> Iterator[Item]
     Raises:
         ValueError: the file is damaged, or no such tar file.
     """
-    file_system, path = url_to_fs(url)
+    file_system, path = open_file_system(url)
     try:
         with file_system.open(path) as file, tarfile.open(fileobj=file, mode="r:") as tar:
             for member in tar:
@@ -36,7 +34,7 @@ def list_parquet(url: str, prefix: str) -> Iterator[Item]:
     import pyarrow
     import pyarrow.parquet
 
-    file_system, path = url_to_fs(url)
+    file_system, path = open_file_system(url)
     with file_system.open(path) as file:
         try:
             table = pyarrow.parquet.ParquetFile(file)

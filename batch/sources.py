@@ -10,9 +10,7 @@ from glob import has_magic
 from pathlib import PurePosixPath
 from typing import Any
 
-from fsspec.core import url_to_fs
-
-from batch.items import Item
+from batch.items import Item, open_file_system
 from batch.shards import list_parquet, list_tar
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp")
@@ -43,7 +41,7 @@ def list_items(source: str, image_folder: str | None = None) -> Iterator[Item]:
 
 
 def _list(source: str, image_folder: str | None) -> Iterator[Item]:
-    file_system, path = url_to_fs(source)
+    file_system, path = open_file_system(source)
     if file_system.isdir(path):
         files, root = sorted(file_system.find(path)), path
     elif file_system.isfile(path):
@@ -76,7 +74,7 @@ def _open(url: str, name: str, *, prefix: str) -> Iterator[Item]:
 
 def _list_coco(source: str, image_folder: str | None) -> Iterator[Item]:
     """Images of a COCO file, with their ids, in its order."""
-    file_system, path = url_to_fs(source)
+    file_system, path = open_file_system(source)
     with file_system.open(path) as file:
         content = json.load(file)
     images: Any = content.get("images") if isinstance(content, dict) else None
@@ -94,7 +92,7 @@ def _list_coco(source: str, image_folder: str | None) -> Iterator[Item]:
 
 def _list_lines(source: str, image_folder: str | None) -> Iterator[Item]:
     """Images of a text file, a path or URL a line, relative ones to `image_folder` or the file's own folder."""
-    file_system, path = url_to_fs(source)
+    file_system, path = open_file_system(source)
     folder = image_folder or _parent(source)
     with file_system.open(path, "rt", encoding="utf-8") as file:
         for line in file:
@@ -103,7 +101,7 @@ def _list_lines(source: str, image_folder: str | None) -> Iterator[Item]:
 
 
 def _check_first(url: str, folder: str) -> None:
-    file_system, path = url_to_fs(url)
+    file_system, path = open_file_system(url)
     if not file_system.exists(path):
         raise ValueError(f"{url} does not exist; name the folder of the images, if it is not {folder}: --image-folder")
 

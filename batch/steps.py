@@ -37,6 +37,11 @@ class Outcome:
     record: dict[str, Any]
     picture: bytes | None = None
 
+    @property
+    def is_failed(self) -> bool:
+        """Whether the image could not be segmented."""
+        return "error" in self.record
+
 
 class Steps:
     """The steps with one model, for any thread.

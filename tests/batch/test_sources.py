@@ -1,3 +1,4 @@
+import importlib.util
 import io
 import json
 import tarfile
@@ -126,6 +127,13 @@ def test_what_is_not_there_or_empty(tmp_path):
         list(list_items(str(tmp_path / "missing")))
     with pytest.raises(ValueError, match="no image in"):
         list(list_items(str(tmp_path)))
+
+
+def test_a_cloud_whose_package_is_missing_is_told():
+    if importlib.util.find_spec("gcsfs"):
+        pytest.skip("gcsfs is installed")
+    with pytest.raises(ValueError, match="gcsfs"):
+        list(list_items("gs://bucket/photos"))
 
 
 def test_names_that_would_meet(folder):
