@@ -6,9 +6,11 @@ the images and the model repository under the same paths. What a machine that is
 
 import math
 import os
+import socket
 from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any
+from urllib.parse import urlsplit
 
 import orjson
 import pyarrow as pa
@@ -30,6 +32,7 @@ from service.session import available_cpus
 from service.settings import Settings
 
 _CPUS_OF_ENGINE = 4
+_CONNECT_S = 10.0
 _BATCH = 32  # images that an actor is given at once; it works at two such batches, so that its engine is always busy
 _SCHEMA = pa.schema([("index", pa.int64()), ("item", pa.binary())])
 
@@ -49,10 +52,10 @@ def run(
         address: of the cluster: HOST:PORT, ray://HOST:PORT, `auto`, or `local` for one of this machine alone.
 
     Raises:
-        ConnectionError: there is no cluster.
         ServiceError: the engine cannot be started, or the cluster fails.
-        OSError: an output cannot be written.
+        OSError: there is no cluster, or an output cannot be written.
     """
+    _check_address(address)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a cluster that we start tells nobody of it
     ray.init(address=address, log_to_driver=False, configure_logging=False)
     ray.data.DataContext.get_current().enable_progress_bars = False  # there is one
@@ -118,6 +121,16 @@ class _Actor:
                 "picture": pa.array([outcomes[row["index"]].picture for row in rows], pa.binary()),
             }
         )
+
+
+def _check_address(address: str) -> None:
+    """Raise OSError where nobody listens; Ray itself tries for many minutes."""
+    parts = urlsplit(address if "://" in address else f"//{address}")
+    if parts.hostname and parts.port:
+        try:
+            socket.create_connection((parts.hostname, parts.port), _CONNECT_S).close()
+        except OSError as error:
+            raise ConnectionError(f"no Ray cluster at {address}: {error.strerror or error}") from error
 
 
 def _blocks(folder: JobFolder) -> Iterator[pa.Table]:
