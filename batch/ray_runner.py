@@ -4,6 +4,7 @@ The driver, where the command runs, has the list of images, the journal and the 
 the images and the model repository under the same paths. What a machine that is lost had in work is done by another.
 """
 
+import logging
 import math
 import os
 import socket
@@ -57,6 +58,7 @@ def run(
     """
     _check_address(address)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a cluster that we start tells nobody of it
+    logging.getLogger("ray").setLevel(logging.WARNING)
     ray.init(address=address, log_to_driver=False, configure_logging=False)
     ray.data.DataContext.get_current().enable_progress_bars = False  # there is one
     try:

@@ -41,7 +41,7 @@ def test_no_cluster_is_told_at_once(many_images, batch_settings, tmp_path):
     job = Job(
         source=str(many_images), out=tmp_path / "out", model="panoptic", format="overlay", ray_address="127.0.0.1:1"
     )
-    with pytest.raises(ConnectionError, match="no Ray cluster at 127.0.0.1:1"):
+    with pytest.raises(ConnectionError, match=r"no Ray cluster at 127\.0\.0\.1:1"):
         run(job, batch_settings, Console(file=io.StringIO()))
 
 
