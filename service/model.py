@@ -1,29 +1,22 @@
-"""One version of a model, loaded: its engines, and the threads that work for its images."""
+"""One version of a model, loaded: its engines, and the number by which codecs know it."""
 
-import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from collections.abc import Callable
 
 from service.answers import tasks_of
 from service.artifact import Variant
+from service.codec import threads_for
+from service.codecs import Codecs
 from service.engine import Engine, EngineOptions
 from service.engine_worker import Opener
 from service.errors import EngineDownError, ServiceError
 from service.gpu import count_gpus
-from service.instances import Result
-from service.observer import Observer, Timings
+from service.observer import Observer
 from service.repository import StoredArtifact
 from service.schemas import ModelVersion
-from service.segmenter import Segmenter
 from service.session import available_cpus
 from service.settings import Settings
-from service.threads import Threads
-from service.ticket import Ticket
 from service.variants import open_session, runnable_variants, uses_gpu
 
 _POLL_S = 0.02
@@ -43,6 +36,7 @@ class Model:
         stored: StoredArtifact,
         settings: Settings,
         *,
+        codecs: Codecs,
         opener: Opener = open_session,
         observer: Observer | None = None,
     ) -> None:
@@ -55,6 +49,9 @@ class Model:
         places = gpus or [None] * (options.replicas or 1)
         threads = options.engine_threads or max(1, available_cpus() // len(places))
         max_batch = options.max_batch or settings.max_batch
+        self._codecs = codecs
+        threads_each = threads_for(max_batch, len(places), codecs.count, available_cpus())
+        self.number = codecs.add_model(stored.metadata, threads=threads_each)
         self.engines = [
             Engine(
                 stored.metadata,
@@ -71,11 +68,10 @@ class Model:
                 ),
                 opener=opener,
                 observer=observer,
+                on_ready=lambda engine: codecs.add_engine(self.number, engine),
             )
             for gpu in places
         ]
-        # As many images as fill two batches of each engine, while the processors decode and encode others.
-        self.threads = Threads(2 * max_batch * len(places) + available_cpus(), f"feed {self.label}")
         self.num_images = 0  # accepted and not answered, for the event loop alone
         self._lock = threading.Lock()
         self._num_leases = 0
@@ -99,8 +95,8 @@ class Model:
     @property
     def expected_wait_s(self) -> float:
         """Seconds that a new image waits for the engine, as far as the last runs tell."""
-        ready = [engine.expected_wait_s for engine in self.engines if engine.is_ready]
-        return min(ready, default=0.0)
+        ready = [engine.seconds_per_canvas for engine in self.engines if engine.is_ready]
+        return self.num_images * max(ready, default=0.0) / max(1, len(ready))
 
     def start(self) -> None:
         """Start the engine processes without waiting for them."""
@@ -116,22 +112,6 @@ class Model:
             if not is_wanted():
                 raise ServiceError(f"{self.label} is no longer wanted")
             time.sleep(_POLL_S)
-
-    def segment(
-        self,
-        image: NDArray[np.uint8],
-        ticket: Ticket,
-        *,
-        score_threshold: float | None = None,
-        overlap_threshold: float | None = None,
-    ) -> tuple[Result, Timings]:
-        """Segment one image (H, W, 3); blocks. Raises ServiceError."""
-        session = _TicketSession(self.engines, ticket)
-        # The engine makes batches of its own: tiles are handed over as many as there are.
-        result = Segmenter(self.metadata, session, max_batch_pixels=sys.maxsize).segment(
-            image, score_threshold=score_threshold, overlap_threshold=overlap_threshold
-        )
-        return result, session.timings
 
     def lease(self) -> bool:
         """Keep `retire` from ending the engines until `release`; False when it is too late for that."""
@@ -158,9 +138,9 @@ class Model:
 
     def close(self) -> None:
         """End the engine processes."""
+        self._codecs.remove_model(self.number)
         for engine in self.engines:
             engine.close()
-        self.threads.close()
 
     def describe(self) -> ModelVersion:
         """What the API tells about this version."""
@@ -181,24 +161,6 @@ class Model:
             variants=metadata.variants,
             running=self.variant.name,
         )
-
-
-class _TicketSession:
-    """The engines as one session for one image: the one that has least to do runs; times are added up."""
-
-    def __init__(self, engines: list[Engine], ticket: Ticket) -> None:
-        self._engines = engines
-        self._ticket = ticket
-        self.timings = Timings()
-
-    def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        self._ticket.check()
-        engine = min(self._engines, key=lambda engine: (not engine.is_ready, engine.num_pending))
-        outputs, timings = engine.run_timed(inputs, self._ticket)
-        self.timings.queue += timings.queue
-        self.timings.engine += timings.engine
-        self.timings.batch_size = max(self.timings.batch_size, timings.batch_size)
-        return outputs
 
 
 def check_ready(model: Model) -> None:

@@ -219,7 +219,8 @@ def test_deadline_passes_at_its_time_and_the_work_is_left_out(slow_repository, p
     with background(settings) as url, concurrent.futures.ThreadPoolExecutor(4) as pool:
         wait_ready(url)
         first = pool.submit(post, url, posted)
-        wait_for(lambda: metric(url, "knet_queued"), lambda value: value == 1)
+        wait_for(lambda: metric(url, "knet_in_flight"), lambda value: value == 1)
+        time.sleep(0.2)  # until it has been decoded and runs
         late = [pool.submit(httpx.post, f"{url}{ROUTE}?timeout_ms=100", content=posted, timeout=60) for _ in range(3)]
         for response in [future.result() for future in late]:
             assert response.status_code == 504
@@ -235,7 +236,8 @@ def test_a_client_that_leaves_cancels_its_work(slow_repository, posted):
     with background(settings) as url, concurrent.futures.ThreadPoolExecutor(1) as pool:
         wait_ready(url)
         first = pool.submit(post, url, posted)
-        wait_for(lambda: metric(url, "knet_queued"), lambda value: value == 1)
+        wait_for(lambda: metric(url, "knet_in_flight"), lambda value: value == 1)
+        time.sleep(0.2)  # until it has been decoded and runs
         host, port = url.removeprefix("http://").split(":")
         for _ in range(3):
             with socket.create_connection((host, int(port))) as client:
@@ -258,7 +260,8 @@ def test_one_bad_image_in_a_batch_fails_alone(tiny, slow_repository, posted, sce
     ):
         wait_ready(url)
         first = pool.submit(post, url, posted)  # while it runs, the others become one batch
-        wait_for(lambda: metric(url, "knet_queued"), lambda value: value == 1)
+        wait_for(lambda: metric(url, "knet_in_flight"), lambda value: value == 1)
+        time.sleep(0.2)  # until it has been decoded and runs
         codes = [response.status_code for response in pool.map(lambda data: post(url, data), files)]
         assert codes == [200, 500, 200, 200]
         assert first.result().status_code == 200
