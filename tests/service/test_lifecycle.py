@@ -27,9 +27,9 @@ ROUTE = "/v1/models/tiny/segment"
 
 @pytest.fixture(scope="module")
 def slow_repository(tiny, tmp_path_factory) -> Path:
-    """A model that takes about half a second an image."""
+    """A model that takes about half a second an image on one thread of a fast machine."""
     folder = tmp_path_factory.mktemp("slow")
-    tiny.write_artifact(folder, work=16, geometry=Geometry(mode="tile", sizes=(64,)))
+    tiny.write_artifact(folder, work=48, geometry=Geometry(mode="tile", sizes=(64,)))
     return folder
 
 
