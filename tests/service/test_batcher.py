@@ -36,6 +36,7 @@ class Rig:
             time.sleep(0.05)
 
     def take(self) -> list[int]:
+        self.settle()
         batch = self.batcher.take()
         assert batch is not None
         check(batch)

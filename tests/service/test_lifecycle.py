@@ -97,6 +97,30 @@ def test_killed_engine_gives_503_and_the_server_recovers(slow_repository, posted
     assert not [child for child in multiprocessing.active_children() if child.name == "engine tiny/1"]
 
 
+def test_killed_codecs_give_503_and_come_back_linked(slow_repository, posted):
+    with (
+        background(Settings(repository=slow_repository, port=0, engine_threads=1, codec_processes=2)) as url,
+        concurrent.futures.ThreadPoolExecutor(4) as pool,
+    ):
+        wait_ready(url)
+        pending = [pool.submit(post, url, posted) for _ in range(4)]
+        wait_for(lambda: metric(url, "knet_in_flight"), lambda value: value == 4)
+        codecs = [child for child in multiprocessing.active_children() if child.name.startswith("codec")]
+        assert len(codecs) == 2
+        for codec in codecs:
+            os.kill(codec.pid, signal.SIGKILL)
+        responses = [future.result() for future in pending]
+        failed = [response for response in responses if response.status_code != 200]
+        assert failed
+        assert {response.json()["type"] for response in failed} == {"urn:knet:problem:codec-down"}
+        assert all(response.status_code == 503 and response.headers["retry-after"] for response in failed)
+        wait_ready(url)
+        answers = list(pool.map(lambda _: post(url, posted), range(4)))
+        assert {response.status_code for response in answers} <= {200, 503}
+        wait_for(lambda: post(url, posted).status_code, lambda status: status == 200)
+        assert metric(url, "knet_engine_restarts_total") == 0
+
+
 def test_health_answers_while_the_engine_works(slow_repository, posted):
     with (
         background(Settings(repository=slow_repository, port=0, engine_threads=1)) as url,
