@@ -2,7 +2,8 @@
 
     python -m benchmarks.blocks GRAPH [--engine openvino-bf16] [--canvas 512x512] [--repeats 20] [--threads 1]
 
-GRAPH is model.onnx or model.int8.onnx in an artifact's folder, whose nodes are named by the block that they are of.
+GRAPH is model.onnx in an artifact's folder, whose nodes are named by the block that they are of; not a quantised one,
+which engines fuse otherwise when it is cut.
 Backbone alone, backbone and neck, and so on to the whole graph are run one after the other; a block's time is what it
 adds. Times are the least processor time of all repeats, which other work on the machine disturbs little. Prints a
 table, then one JSON line.
@@ -61,7 +62,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("graph", type=Path)
-    names = [name for name, engine in ENGINES.items() if engine.runtime != "torch"]
+    names = [name for name, engine in ENGINES.items() if engine.runtime != "torch" and engine.precision != "int8"]
     parser.add_argument("--engine", choices=names, default="openvino-bf16")
     parser.add_argument("--canvas", default="512x512", help="HEIGHTxWIDTH")
     parser.add_argument("--repeats", type=int, default=20)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -51,11 +51,16 @@ class Connection(Protocol):
 
 
 class Connections:
-    """Those that wait for their client are known apart, oldest first."""
+    """Those that wait for their client are known apart, oldest first.
 
-    def __init__(self, limits: Limits) -> None:
+    Args:
+        limits: of each.
+        refused: called with the cause when a connection is refused or ended.
+    """
+
+    def __init__(self, limits: Limits, refused: Callable[[str], None]) -> None:
         self.limits = limits
-        self.refused: Counter[str] = Counter()  # by cause
+        self.refused = refused
         self._open: set[Connection] = set()
         self._idle: dict[Connection, None] = {}  # dicts as ordered sets
         self._sending: dict[Connection, None] = {}
@@ -73,7 +78,7 @@ class Connections:
             oldest = self._replaceable(connection.loop.time())
             if oldest is None:
                 return False
-            self.refused["evicted"] += 1
+            self.refused("evicted")
             self.remove(oldest)
             oldest.evict()
         return True

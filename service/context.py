@@ -78,7 +78,7 @@ class _Counter(Observer):
         self.metrics.restarted(model=self.name)
 
 
-def _context(request: Request) -> Context:
+async def _context(request: Request) -> Context:
     context: Context = request.app.state.context
     return context
 

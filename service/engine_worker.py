@@ -6,7 +6,6 @@ back. Messages are small JSON on a pipe, arrays lie in the slots; nothing is pic
 
 import json
 import os
-import queue
 import signal
 import threading
 import time
@@ -16,6 +15,7 @@ from dataclasses import dataclass
 from multiprocessing import parent_process
 from multiprocessing.connection import Connection
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, Protocol
 
 import numpy as np
@@ -89,7 +89,7 @@ class Worker:
         self._connection = connection
         self._slots = slots
         self._session = session
-        self._replies: queue.SimpleQueue[Callable[[], Reply]] = queue.SimpleQueue()
+        self._replies: SimpleQueue[Callable[[], Reply]] = SimpleQueue()
         self._batcher = Batcher(
             limit=config.limit,
             drop=lambda items: self._replies.put(lambda: {"items": [_dropped(item) for item in items]}),

@@ -84,7 +84,7 @@ def _explain(data: bytes, error: Exception) -> RequestError:
 
 
 def _decode_jpeg(image: Image.Image, data: bytes) -> NDArray[np.uint8] | None:
-    """Pixels of a colour JPEG, bit for bit Pillow's, in less than half its time where images are large.
+    """Pixels of a colour JPEG, bit for bit Pillow's, in less time.
 
     None for other kinds, and wherever libjpeg has anything to complain of: Pillow tells that better.
     """

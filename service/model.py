@@ -19,7 +19,7 @@ from service.instances import Result
 from service.observer import Observer, Timings
 from service.repository import StoredArtifact
 from service.schemas import ModelVersion
-from service.segmenter import MAX_BATCH_PIXELS, Segmenter
+from service.segmenter import Segmenter
 from service.session import available_cpus
 from service.settings import Settings
 from service.threads import Threads
@@ -28,6 +28,7 @@ from service.variants import open_session, runnable_variants, uses_gpu
 
 _POLL_S = 0.02
 _GPU_BATCH_PIXELS = 2**22  # eight canvases of 724x724
+_CPU_BATCH_PIXELS = 2**16  # one of 256x256 keeps the processors busy; more take memory and save no time
 
 
 class Model:
@@ -63,7 +64,7 @@ class Model:
                     threads=threads,
                     timeout_s=settings.engine_timeout_s,
                     max_batch=max_batch,
-                    max_batch_pixels=options.max_batch_pixels or (_GPU_BATCH_PIXELS if gpus else MAX_BATCH_PIXELS),
+                    max_batch_pixels=options.max_batch_pixels or (_GPU_BATCH_PIXELS if gpus else _CPU_BATCH_PIXELS),
                     batch_delay_s=(options.batch_delay_ms or 0.0) / 1000,
                     memory_bytes=options.memory_mb * 2**20 if options.memory_mb else None,
                     gpu=gpu,

@@ -11,6 +11,7 @@ from service.pixels import blend, png
 
 _THING_OPACITY, _STUFF_OPACITY, _CONTOUR_OPACITY = 0.4, 0.2, 0.9
 _STUFF_ALONE_OPACITY = 0.45  # where it is all there is to see
+_STRIP_PIXELS = 2**20
 _GOLDEN_RATIO = 0.618034  # hues of consecutive ids lie far apart
 
 
@@ -44,10 +45,18 @@ def paint(
     stuff_opacity = _STUFF_OPACITY if is_thing.any() else _STUFF_ALONE_OPACITY
     opacity = np.where(is_thing, np.float32(_THING_OPACITY), np.float32(stuff_opacity))
     opacity[0] = 0
-    weight = opacity[id_map]
-    np.copyto(weight, _CONTOUR_OPACITY, where=_contours(id_map) & is_thing[id_map])
-    tint = np.take(colours, id_map, axis=0)
-    return blend(image, tint, weight)
+    height, width = id_map.shape
+    rows = max(1, _STRIP_PIXELS // width)  # in strips, as a pixel takes many times its bytes while it is blended
+    result = np.empty_like(image)
+    for top in range(0, height, rows):
+        bottom = min(top + rows, height)
+        above, below = max(0, top - 1), min(height, bottom + 1)  # with the neighbours on both sides
+        ids = id_map[top:bottom]
+        outlined = _contours(id_map[above:below])[top - above :][: bottom - top] & is_thing[ids]
+        weight = opacity[ids]
+        np.copyto(weight, _CONTOUR_OPACITY, where=outlined)
+        result[top:bottom] = blend(image[top:bottom], np.take(colours, ids, axis=0), weight)
+    return result
 
 
 def distinct_colour(number: int) -> tuple[int, ...]:

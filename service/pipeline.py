@@ -71,15 +71,19 @@ class Pipeline:
             with self._processors:
                 ticket.check()
                 admitted = time.perf_counter()
-                with tracing.span("decode", width=width, height=height):
+                with tracing.span("decode", image_width=width, image_height=height):
                     pixels = file.decode()
                 decoded = time.perf_counter()
             result, timings = model.segment(
                 pixels, ticket, score_threshold=wish.score_threshold, overlap_threshold=wish.overlap_threshold
             )
             taken = decoded + timings.queue
-            tracing.record("queue", decoded, taken, {"model": model.label})
-            about: dict[str, tracing.Attribute] = {"model": model.label, "variant": model.variant.name}
+            about: dict[str, tracing.Attribute] = {
+                "model": model.metadata.name,
+                "version": model.metadata.version,
+                "variant": model.variant.name,
+            }
+            tracing.record("queue", decoded, taken, about)
             tracing.record("engine", taken, taken + timings.engine, about | {"batch_size": timings.batch_size})
             with self._processors:
                 ticket.check()

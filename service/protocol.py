@@ -152,7 +152,7 @@ class LimitedProtocol(HttpToolsProtocol):
     def check(self, now: float) -> None:
         """End what has taken too long; called a few times a second."""
         if self._is_stuck(now):
-            self.table.refused["reader-too-slow"] += 1
+            self.table.refused("reader-too-slow")
             self.transport.abort()
         elif self._linger_until is not None:
             if now > self._linger_until:
@@ -196,7 +196,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def _refuse(self, status: int, cause: str, detail: str) -> None:
         """Answer by a problem object, where an answer is awaited, and close."""
-        self.table.refused[cause] += 1
+        self.table.refused(cause)
         self._leave_application()
         is_answered = self._can_be_answered(status)
         if is_answered:

@@ -8,9 +8,8 @@ _HEADERS = (
     (b"referrer-policy", b"no-referrer"),
     (b"cross-origin-resource-policy", b"same-origin"),
     (b"cache-control", b"no-store"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
 )
-_POLICY = (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'")
-_DOCUMENTATION = "/docs"  # loads its scripts from where FastAPI says
 
 
 class SecurityHeaders:
@@ -23,13 +22,12 @@ class SecurityHeaders:
         """Handle one request."""
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        added = _HEADERS if scope["path"] == _DOCUMENTATION else (*_HEADERS, _POLICY)
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = list(message.get("headers", []))
                 given = {name.lower() for name, _ in headers}
-                message = {**message, "headers": headers + [entry for entry in added if entry[0] not in given]}
+                message = {**message, "headers": headers + [entry for entry in _HEADERS if entry[0] not in given]}
             await send(message)
 
         return await self.app(scope, receive, send_with_headers)

@@ -101,7 +101,7 @@ class Settings(BaseSettings):
     max_batch_pixels: int | None = Field(
         default=None,
         gt=0,
-        description="most pixels of canvases in one run, unless one alone has more; default: 2**18 on the CPU, where "
+        description="most pixels of canvases in one run, unless one alone has more; default: 2**16 on the CPU, where "
         "larger batches take memory and save no time, 2**22 on a GPU",
     )
     batch_delay_ms: float = Field(

@@ -10,6 +10,7 @@ comes from the environment, as some of them start processes of their own that se
 
 import importlib
 import os
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,6 +69,7 @@ class Host:
     def __init__(self, metadata: ArtifactMetadata, session: Session) -> None:
         self.metadata = metadata
         self._session = session
+        self._turn = threading.Lock()  # a session runs once at a time
         self._segmenter = Segmenter(metadata, session)
         self._is_thing = np.array([category.is_thing for category in metadata.categories])
         self._thresholds = find_thresholds(metadata, score_threshold=None, overlap_threshold=None)
@@ -100,7 +102,8 @@ class Host:
         """Outputs of each image; all have the same canvas size."""
         first = batch[0].inputs
         inputs = {name: np.concatenate([one.inputs[name] for one in batch]) for name in first}
-        outputs = self._session.run(inputs)
+        with self._turn:
+            outputs = self._session.run(inputs)
         return [{name: array[index] for name, array in outputs.items()} for index in range(len(batch))]
 
     def read(self, outputs: Arrays, plan: Plan) -> TileResult:

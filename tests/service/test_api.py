@@ -81,7 +81,7 @@ def test_several_images_are_answered_in_their_order(http, scene, png):
 
 
 def test_several_base64_images_may_hold_bad_ones(http, posted):
-    body = {"images": ["%%%", base64.b64encode(posted).decode(), 5]}
+    body = {"images": ["%%%", base64.b64encode(posted).decode(), "not base64"]}
     first, second, third = http.post(ROUTE, json=body).json()["results"]
     assert first["status"] == third["status"] == 422
     assert len(second["segments"]) == 3

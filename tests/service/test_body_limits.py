@@ -5,6 +5,7 @@ import httpx
 import numpy as np
 import pytest
 
+from knet.client import KNetClient
 from service.body_limit import BodyLimit
 from service.json_body import MAX_VALUES
 from service.server import background
@@ -67,15 +68,14 @@ def test_a_large_form_is_not_written_to_the_disk(http, png, monkeypatch):
         raise AssertionError("a file was made")
 
     monkeypatch.setattr(tempfile, "TemporaryFile", fail)
-    noise = np.random.default_rng(0).integers(0, 255, (800, 900, 3), np.uint8)
+    noise = np.random.default_rng(0).integers(0, 255, (600, 620, 3), np.uint8)
     response = http.post(ROUTE, files={"image": png(noise)})
     assert response.status_code in (200, 500)  # the tiny model knows no noise, and the image arrived whole
 
 
 def test_images_larger_on_one_side_than_the_limit_are_refused(repository, png):
     with background(Settings(repository=repository, port=0, max_side=100)) as url, httpx.Client(base_url=url) as client:
-        while client.get("/readyz").status_code != 200:
-            pass
+        wait_ready(url)
         response = client.post(ROUTE, content=png(np.zeros((101, 1, 3), np.uint8)))
         assert "1 x 101 pixels; the limit is 100 a side" in detail(response, 413)
         assert client.post(ROUTE, content=png(np.zeros((100, 1, 3), np.uint8))).status_code == 200
@@ -84,8 +84,7 @@ def test_images_larger_on_one_side_than_the_limit_are_refused(repository, png):
 def test_bodies_of_all_requests_together_have_a_limit(repository, scene, png):
     settings = Settings(repository=repository, port=0, max_body_bytes=1_000_000, max_buffered_bytes=1_500_000)
     with background(settings) as url, httpx.Client(base_url=url) as client:
-        while client.get("/readyz").status_code != 200:
-            pass
+        wait_ready(url)
         host, port = url.removeprefix("http://").split(":")
         with socket.create_connection((host, int(port))) as slow:
             slow.sendall(
@@ -127,3 +126,8 @@ def test_json_in_utf_16_is_no_json(http):
     content = json.dumps({"image": "abc"}).encode("utf-16")
     response = http.post(ROUTE, content=content, headers={"Content-Type": "application/json"})
     assert "not JSON" in detail(response, 400)
+
+
+def wait_ready(url: str) -> None:
+    with KNetClient(url) as client:
+        client.wait_ready(60)

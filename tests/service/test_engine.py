@@ -1,4 +1,5 @@
 import concurrent.futures
+import logging
 import os
 import signal
 import threading
@@ -7,8 +8,10 @@ import time
 import numpy as np
 import pytest
 
+from service.artifact import file_sha256
 from service.engine import Engine, EngineOptions
 from service.errors import EngineDownError, ServiceError
+from service.observer import Observer
 from service.segmenter import Segmenter
 from service.session import OnnxSession
 from service.ticket import Ticket
@@ -163,3 +166,54 @@ def test_closed_engine_leaves_no_process(start_engine, tiny, tmp_path):
     engine.close()
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+def test_the_next_variant_is_taken_when_one_cannot_be_loaded(tiny, tmp_path, caplog):
+    metadata = tiny.write_artifact(tmp_path)
+    folder = tmp_path / "tiny" / "1"
+    (folder / "bad.onnx").write_bytes(b"not a graph")
+    good = metadata.variants[0]
+    bad = good.model_copy(update={"file": "bad.onnx", "precision": "fp16", "sha256": file_sha256(folder / "bad.onnx")})
+    logger = logging.getLogger("knet.engine")
+    logger.addHandler(caplog.handler)
+    engine = Engine(metadata, folder, [bad, good], EngineOptions(threads=1))
+    engine.start()
+    try:
+        wait_until(lambda: engine.is_ready)
+        assert engine.variant == good
+        assert (engine.run(request())["id_map"] == 7).all()
+    finally:
+        engine.close()
+        logger.removeHandler(caplog.handler)
+    assert any("not with onnxruntime-fp16: ONNX Runtime cannot load" in message for message in caplog.messages)
+
+
+def test_a_graph_whose_file_was_changed_is_not_run(tiny, tmp_path):
+    metadata = tiny.write_artifact(tmp_path)
+    folder = tmp_path / "tiny" / "1"
+    other = tiny.write_artifact(tmp_path / "other", stride=2)
+    (folder / "model.onnx").write_bytes((tmp_path / "other" / "tiny" / "1" / other.variants[0].file).read_bytes())
+    engine = Engine(metadata, folder, metadata.variants, EngineOptions(threads=1))
+    engine.start()
+    try:
+        wait_until(lambda: "sha256" in engine.state)
+    finally:
+        engine.close()
+
+
+def test_a_process_that_takes_too_much_memory_is_started_anew(tiny, tmp_path):
+    metadata = tiny.write_artifact(tmp_path)
+    restarts = []
+
+    class Counter(Observer):
+        def restarted(self) -> None:
+            restarts.append(1)
+
+    options = EngineOptions(threads=1, memory_bytes=1_000_000)
+    engine = Engine(metadata, tmp_path / "tiny" / "1", metadata.variants, options, observer=Counter())
+    engine.start()
+    try:
+        wait_until(lambda: restarts)
+        assert "the limit is 1,000,000" in engine.state or engine.is_ready
+    finally:
+        engine.close()

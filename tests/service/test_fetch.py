@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
+from knet.client import KNetClient
 from service.addresses import is_public
 from service.body_limit import BodyLimit, Held
 from service.errors import (
@@ -256,11 +257,15 @@ def test_urls_are_off_by_default(http):
 def test_a_server_with_a_list_still_goes_to_no_private_address(repository, web):
     settings = Settings(repository=repository, port=0, url_hosts=f"localhost:{web}", url_allow_http=True)
     with background(settings) as url, httpx.Client(base_url=url, timeout=30) as client:
-        while client.get("/readyz").status_code != 200:
-            time.sleep(0.1)
+        wait_ready(url)
         response = client.post(ROUTE, json={"url": f"http://localhost:{web}/image"})
         assert response.status_code == 403
         response = client.post(ROUTE, json={"urls": [f"http://localhost:{web}/image", "file:///etc/passwd"]})
         assert [result["status"] for result in response.json()["results"]] == [403, 422]
         assert client.post(ROUTE, json={"urls": [f"http://localhost:{web}/image"] * 17}).status_code == 422
     assert not Handler.seen
+
+
+def wait_ready(url: str) -> None:
+    with KNetClient(url) as client:
+        client.wait_ready(60)

@@ -264,6 +264,19 @@ def test_one_bad_image_in_a_batch_fails_alone(tiny, slow_repository, posted, sce
         assert first.result().status_code == 200
 
 
+def test_a_model_may_have_replicas_and_answers_while_one_lives(slow_repository, posted):
+    models = {"tiny": {"replicas": 2, "engine_threads": 1}}
+    with background(Settings(repository=slow_repository, port=0, models=models)) as url:
+        wait_ready(url)
+        wait_for(lambda: metric(url, "knet_ready_engines"), lambda value: value == 2)
+        first, _ = (child for child in multiprocessing.active_children() if child.name == "engine tiny/1")
+        os.kill(first.pid, signal.SIGKILL)
+        wait_for(lambda: metric(url, "knet_ready_engines"), lambda value: value < 2)
+        assert post(url, posted).status_code == 200
+        wait_for(lambda: metric(url, "knet_ready_engines"), lambda value: value == 2)
+        assert metric(url, "knet_engine_restarts_total") == 1
+
+
 def test_images_that_wait_are_run_as_one_batch(slow_repository, posted):
     with (
         background(Settings(repository=slow_repository, port=0, engine_threads=1)) as url,

@@ -128,7 +128,7 @@ def _client(app) -> httpx.AsyncClient:
 
 async def _broken(scope, receive, send):
     logging.getLogger("knet.x").info("inside")
-    scope["state"]["key_name"] = "camera 7"
+    scope["state"]["api_key"] = "camera 7"
     raise RuntimeError("broken")
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from service import rle
+from service import overlay, rle
 from service.artifact import ArtifactMetadata
 from service.instances import Instances
 from service.overlay import draw_overlay, panoptic_png
@@ -84,3 +84,15 @@ def test_panoptic_png_holds_large_ids():
     id_map = np.array([[0, 1, 255, 256, 65535, 65536, 16777215]], np.int32)
     picture = np.asarray(Image.open(io.BytesIO(panoptic_png(id_map)))).astype(int)
     np.testing.assert_array_equal(picture @ [1, 256, 65536], id_map)
+
+
+def test_strips_leave_no_seam(monkeypatch):
+    random = np.random.default_rng(0)
+    image = random.integers(0, 256, (37, 23, 3), np.uint8)
+    id_map = np.kron(random.integers(0, 5, (13, 8)), np.ones((3, 3), np.int32))[:37, :23].astype(np.int32)
+    colours = random.integers(0, 256, (5, 3), np.uint8)
+    is_thing = np.array([False, True, True, False, True])
+    whole = overlay.paint(image, id_map, colours, is_thing)
+    for pixels in (1, 23, 60, 200):
+        monkeypatch.setattr(overlay, "_STRIP_PIXELS", pixels)
+        np.testing.assert_array_equal(overlay.paint(image, id_map, colours, is_thing), whole)

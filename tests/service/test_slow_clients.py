@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 import httpx
 import pytest
 
+from knet.client import KNetClient
 from service.server import background
 from service.settings import Settings
 
@@ -31,11 +32,7 @@ def impatient(repository) -> Iterator[str]:
         max_headers=20,
     )
     with background(settings) as url:
-        while True:
-            with contextlib.suppress(httpx.HTTPError):
-                if httpx.get(f"{url}/readyz").status_code == 200:
-                    break
-            time.sleep(0.1)
+        wait_ready(url)
         yield url
 
 
@@ -231,3 +228,8 @@ def test_a_crowd_of_idle_connections_keeps_nobody_out(connect, impatient):
         assert httpx.get(f"{impatient}/healthz", timeout=20).status_code == 200
     gone = [read_all(connection) for connection in crowd]
     assert any(b"evicted" in received for received in gone)
+
+
+def wait_ready(url: str) -> None:
+    with KNetClient(url) as client:
+        client.wait_ready(60)
