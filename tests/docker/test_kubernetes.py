@@ -42,8 +42,8 @@ def pod_of(manifests: list[Manifest]) -> Manifest:
 
 
 def variables(container: Manifest) -> dict[str, str]:
-    """Environment of a container whose limits are two CPUs."""
-    return {entry["name"]: entry.get("value", "2") for entry in container["env"]}
+    """Environment of a container."""
+    return {entry["name"]: entry["value"] for entry in container["env"]}
 
 
 @pytest.fixture(scope="module")
