@@ -12,7 +12,7 @@ from service.artifact import ArtifactMetadata
 
 FILE_NAME = "config.pbtxt"
 _MAX_BATCH = 8  # as the server's
-_TYPES = {
+_TYPES: dict[int, str] = {
     TensorProto.UINT8: "TYPE_UINT8",
     TensorProto.INT32: "TYPE_INT32",
     TensorProto.INT64: "TYPE_INT64",

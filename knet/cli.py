@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from knet import export_commands, training_commands
+from knet import batch_commands, export_commands, training_commands
 from knet.explained import explained as _explained
 
 app = typer.Typer(
@@ -112,6 +112,7 @@ def _server(url: str | None) -> Iterator[tuple[str, float]]:
         yield own, 120.0
 
 
+app.command(epilog=batch_commands.EPILOG)(batch_commands.batch)
 app.command()(training_commands.train)
 app.command()(training_commands.evaluate)
 app.command()(export_commands.export)

@@ -3,7 +3,7 @@ is decoded at once."""
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,11 +15,9 @@ from service import answers, hugging_face
 from service.answers import Wish
 from service.artifact import ArtifactMetadata
 from service.budget import Budget
-from service.engine_link import EngineLink
-from service.errors import EngineDownError
+from service.engine_link import EngineLink, LinkedSession
 from service.image import EncodedImage
 from service.instances import Result
-from service.observer import Timings
 from service.segmenter import MAX_BATCH, Segmenter
 from service.ticket import Ticket
 
@@ -76,7 +74,7 @@ class Codec:
                 admitted = time.perf_counter()
                 pixels = file.decode()
                 decoded = time.perf_counter()
-            session = _LinkedSession(links, ticket)
+            session = LinkedSession(links, ticket)
             result = Segmenter(metadata, session, max_batch_pixels=_ALL_TILES).segment(
                 pixels, score_threshold=wish.score_threshold, overlap_threshold=wish.overlap_threshold
             )
@@ -106,27 +104,6 @@ class Codec:
             num_segments=len(result.segments),
             batch_size=session.timings.batch_size,
         )
-
-
-class _LinkedSession:
-    """The replicas of a model as one session for one image: the one that has least to do runs; times are added up."""
-
-    def __init__(self, links: Sequence[EngineLink], ticket: Ticket) -> None:
-        self._links = links
-        self._ticket = ticket
-        self.timings = Timings()
-
-    def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        self._ticket.check()
-        living = [link for link in self._links if link.is_up]
-        if not living:
-            raise EngineDownError("no engine of this model is ready; try again soon")
-        link = min(living, key=lambda link: link.num_pending)
-        outputs, timings = link.run_timed(inputs, self._ticket)
-        self.timings.queue += timings.queue
-        self.timings.engine += timings.engine
-        self.timings.batch_size = max(self.timings.batch_size, timings.batch_size)
-        return outputs
 
 
 def _encode(

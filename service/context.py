@@ -70,13 +70,11 @@ class Context:
     def _watch(self) -> None:
         """Let the metrics read what changes by itself; versions of a model are taken together."""
         metrics, models = self.metrics, self.models
-        metrics.loaded(lambda: [(m.metadata.name, m.metadata.version, m.variant.name) for m in models.all()])
+        metrics.loaded(lambda: [(m.metadata.name, m.metadata.version, m.replicas.variant.name) for m in models.all()])
         metrics.watch("in_flight", lambda: models.sums(lambda model: model.num_images))
-        metrics.watch("queued", lambda: models.sums(lambda model: sum(e.num_waiting for e in model.engines)))
-        metrics.watch("ready_engines", lambda: models.sums(lambda model: sum(e.is_ready for e in model.engines)))
-        metrics.watch(
-            "engine_memory_bytes", lambda: models.sums(lambda model: sum(e.memory_bytes() for e in model.engines))
-        )
+        metrics.watch("queued", lambda: models.sums_of_engines(lambda engine: engine.num_waiting))
+        metrics.watch("ready_engines", lambda: models.sums_of_engines(lambda engine: engine.is_ready))
+        metrics.watch("engine_memory_bytes", lambda: models.sums_of_engines(lambda engine: engine.memory_bytes()))
 
 
 def _codec_options(settings: Settings) -> tuple[int, CodecLimits]:

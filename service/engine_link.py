@@ -166,6 +166,28 @@ class EngineLink:
         return EngineDownError(f"the engine process of {self.label} ended; it is being restarted")
 
 
+class LinkedSession:
+    """Links to a model's replicas as one session for one image: the one with least to do runs; times are added up."""
+
+    def __init__(self, links: Sequence[EngineLink], ticket: Ticket) -> None:
+        self._links = links
+        self._ticket = ticket
+        self.timings = Timings()
+
+    def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Outputs for a batch of canvases; raises ServiceError."""
+        self._ticket.check()
+        living = [link for link in self._links if link.is_up]
+        if not living:
+            raise EngineDownError("no engine of this model is ready; try again soon")
+        link = min(living, key=lambda link: link.num_pending)
+        outputs, timings = link.run_timed(inputs, self._ticket)
+        self.timings.queue += timings.queue
+        self.timings.engine += timings.engine
+        self.timings.batch_size = max(self.timings.batch_size, timings.batch_size)
+        return outputs
+
+
 def _join(outputs: Sequence[dict[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
     """Outputs of several canvases as those of a batch."""
     if len(outputs) == 1:

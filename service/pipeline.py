@@ -70,7 +70,7 @@ class Pipeline:
             about: dict[str, tracing.Attribute] = {
                 "model": model.metadata.name,
                 "version": model.metadata.version,
-                "variant": model.variant.name,
+                "variant": model.replicas.variant.name,
                 "batch_size": answered.batch_size,
                 "image_width": width,
                 "image_height": height,

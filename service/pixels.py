@@ -57,7 +57,7 @@ def png(image: NDArray[np.uint8]) -> bytes:
     return encoded.tobytes()
 
 
-def gray_png(image: NDArray[np.uint8]) -> bytes:
+def gray_png(image: NDArray[np.uint8] | NDArray[np.uint16]) -> bytes:
     """PNG file of a gray image (H, W)."""
     _, encoded = cv2.imencode(".png", image)
     return encoded.tobytes()

@@ -9,14 +9,14 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 
-@pytest.mark.parametrize("package", ["knet", "export", "training", "service", "model"])
+@pytest.mark.parametrize("package", ["knet", "export", "training", "batch", "service", "model"])
 def test_package_is_that_of_this_checkout(package: str) -> None:
     found = __import__(package).__path__
     assert [Path(path).resolve() for path in found] == [ROOT / package]
 
 
 @pytest.mark.parametrize(
-    "module", ["service.app", "service.segmenter", "service.server", "knet.client", "knet.segment"]
+    "module", ["service.app", "service.segmenter", "service.server", "batch.job", "knet.client", "knet.segment"]
 )
 def test_serving_and_client_do_without_torch(module: str) -> None:
     heavy = {"torch", "timm", "onnx", "scipy"}

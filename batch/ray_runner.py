@@ -1,0 +1,143 @@
+"""The runner of many machines: Ray Data streams the images through actors that have one engine each.
+
+The driver, where the command runs, has the list of images, the journal and the output; the other machines need to read
+the images and the model repository under the same paths. What a machine that is lost had in work is done by another.
+"""
+
+import math
+import os
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import Any
+
+import orjson
+import pyarrow as pa
+import ray
+import ray.data
+import ray.exceptions
+
+from batch.folder import JobFolder
+from batch.items import Item
+from batch.local_runner import for_each
+from batch.sinks import SINKS, Format
+from batch.steps import Outcome, Steps
+from service import repository
+from service.answers import Wish
+from service.errors import ServiceError
+from service.replicas import Replicas
+from service.repository import StoredArtifact
+from service.session import available_cpus
+from service.settings import Settings
+
+_CPUS_OF_ENGINE = 4
+_BATCH = 32  # images that an actor is given at once; it works at two such batches, so that its engine is always busy
+_SCHEMA = pa.schema([("index", pa.int64()), ("item", pa.binary())])
+
+
+def run(
+    folder: JobFolder,
+    stored: StoredArtifact,
+    settings: Settings,
+    wish: Wish,
+    format: Format,
+    advanced: Callable[[Outcome], None],
+    address: str,
+) -> None:
+    """Do all images that are not done.
+
+    Args:
+        address: of the cluster: HOST:PORT, ray://HOST:PORT, `auto`, or `local` for one of this machine alone.
+
+    Raises:
+        ConnectionError: there is no cluster.
+        ServiceError: the engine cannot be started, or the cluster fails.
+        OSError: an output cannot be written.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a cluster that we start tells nobody of it
+    ray.init(address=address, log_to_driver=False, configure_logging=False)
+    ray.data.DataContext.get_current().enable_progress_bars = False  # there is one
+    try:
+        place = _find_place(ray.nodes())
+        images = ray.data.from_arrow(list(_blocks(folder)))
+        outcomes = images.map_batches(
+            _Actor,
+            fn_constructor_kwargs={"stored": stored, "settings": settings, "wish": wish, "format": format, **place},
+            batch_size=_BATCH,
+            batch_format="pyarrow",
+            zero_copy_batch=True,
+            num_cpus=place["cpus"],
+            num_gpus=place["gpus"],
+            compute=ray.data.ActorPoolStrategy(
+                min_size=1,
+                max_size=_count_places(ray.nodes(), place),
+                max_tasks_in_flight_per_actor=4,
+                max_concurrent_calls_per_actor=2,
+                enable_true_multi_threading=True,
+            ),
+        )
+        for row in outcomes.iter_rows():
+            outcome = Outcome(index=row["index"], record=orjson.loads(row["record"]), picture=row["picture"])
+            folder.keep(Item(**orjson.loads(row["item"])), outcome)
+            advanced(outcome)
+    except ray.exceptions.RayError as error:
+        raise ServiceError(f"the Ray cluster cannot do it: {error}") from error
+    finally:
+        ray.shutdown()
+
+
+class _Actor:
+    """One engine in a process of Ray's; `cpus` are those that it may use."""
+
+    def __init__(
+        self, stored: StoredArtifact, settings: Settings, wish: Wish, format: Format, cpus: int, gpus: int
+    ) -> None:
+        metadata = stored.metadata
+        stored = repository.read(stored.folder.parents[1], metadata.name, metadata.version)
+        own = settings.of_model(metadata.name).model_copy(update={"replicas": None, "engine_threads": cpus})
+        settings = settings.model_copy(update={"models": {metadata.name: own}})
+        self._replicas = Replicas(stored, settings)
+        self._replicas.start()
+        self._replicas.wait_ready()
+        self._steps = Steps(self._replicas, stored.metadata, wish, SINKS[format], settings)
+        self._num_threads = self._replicas.max_batch + cpus
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """Outcomes of a batch of images."""
+        outcomes: dict[int, Outcome] = {}
+
+        def do(index: int, item: Item) -> None:
+            outcomes[index] = self._steps(index, item)
+
+        rows = batch.to_pylist()
+        for_each(do, ((row["index"], Item(**orjson.loads(row["item"]))) for row in rows), self._num_threads)
+        return pa.table(
+            {
+                "index": batch["index"],
+                "item": batch["item"],
+                "record": pa.array([orjson.dumps(outcomes[row["index"]].record) for row in rows], pa.binary()),
+                "picture": pa.array([outcomes[row["index"]].picture for row in rows], pa.binary()),
+            }
+        )
+
+
+def _blocks(folder: JobFolder) -> Iterator[pa.Table]:
+    """Tables of the images to do; what an actor is given is one of them."""
+    pending = folder.pending()
+    while rows := [{"index": n, "item": orjson.dumps(item.to_dict())} for n, item in islice(pending, _BATCH)]:
+        yield pa.Table.from_pylist(rows, _SCHEMA)
+
+
+def _find_place(nodes: list[dict[str, Any]]) -> dict[str, int]:
+    """What an engine gets: a GPU and a processor where there are GPUs, else a few processors."""
+    alive = [node["Resources"] for node in nodes if node["Alive"]]
+    if any(resources.get("GPU") for resources in alive):
+        return {"cpus": 1, "gpus": 1}
+    fewest = min(math.floor(resources["CPU"]) for resources in alive if resources.get("CPU"))
+    return {"cpus": max(1, min(_CPUS_OF_ENGINE, fewest, available_cpus())), "gpus": 0}
+
+
+def _count_places(nodes: list[dict[str, Any]], place: dict[str, int]) -> int:
+    """Engines that the cluster has room for."""
+    alive = [node["Resources"] for node in nodes if node["Alive"]]
+    kind, share = ("GPU", place["gpus"]) if place["gpus"] else ("CPU", place["cpus"])
+    return max(1, sum(int(resources.get(kind, 0) / share) for resources in alive))

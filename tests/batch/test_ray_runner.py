@@ -1,0 +1,63 @@
+"""A cluster of two raylets on this machine, one of which is killed in the middle of the job."""
+
+import io
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from batch.job import Job, run
+
+pytest.importorskip("ray", reason="needs the extra `cluster`")
+pytest.importorskip("ray.cluster_utils")
+
+ROOT = Path(__file__).parents[2]
+STORE = 100 * 2**20
+
+
+@pytest.fixture
+def cluster(monkeypatch):
+    from ray.cluster_utils import Cluster
+
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))  # of the workers; installed packages need no such thing
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": STORE})
+    yield cluster
+    cluster.shutdown()
+
+
+@pytest.fixture
+def many_images(tmp_path, make_scene, encode) -> Path:
+    folder = tmp_path / "many"
+    folder.mkdir()
+    for number in range(256):
+        (folder / f"{number:03}.png").write_bytes(encode(make_scene(number % 200)))
+    (folder / "bad.png").write_bytes(b"no image")
+    return folder
+
+
+@pytest.mark.slow
+def test_a_lost_node_loses_no_image(cluster, many_images, batch_settings, tmp_path, read_tree):
+    def job(out, address=None) -> dict:
+        wanted = Job(source=str(many_images), out=out, model="slow", format="coco-panoptic", ray_address=address)
+        return run(wanted, batch_settings, Console(file=io.StringIO()))
+
+    node = cluster.add_node(num_cpus=1, object_store_memory=STORE)
+    journal = tmp_path / "on_ray" / ".job" / "journal.jsonl"
+    lost_at = []
+
+    def lose_a_node() -> None:
+        while not journal.exists() or journal.read_bytes().count(b"\n") < 40:
+            time.sleep(0.02)
+        lost_at.append(journal.read_bytes().count(b"\n"))
+        cluster.remove_node(node, allow_graceful=False)
+
+    thread = threading.Thread(target=lose_a_node, daemon=True)
+    thread.start()
+    report = job(tmp_path / "on_ray", cluster.address)
+    thread.join()
+    assert lost_at[0] < 257
+    assert (report["images"], report["failed"]) == (257, 1)
+    job(tmp_path / "here")
+    assert read_tree(tmp_path / "on_ray") == read_tree(tmp_path / "here")
