@@ -8,7 +8,7 @@ from batch.items import Item
 from batch.sinks import SINKS, Format
 from batch.steps import Outcome, Steps
 from service.answers import Wish
-from service.model import Model
+from service.replicas import Replicas
 from service.repository import StoredArtifact
 from service.session import available_cpus
 from service.settings import Settings
@@ -28,11 +28,11 @@ def run(
         ServiceError: the engine cannot be started.
         OSError: an output cannot be written.
     """
-    model = Model(stored, settings)
-    model.start()
+    replicas = Replicas(stored, settings)
+    replicas.start()
     try:
-        model.wait_ready()
-        steps = Steps(model, wish, SINKS[format], settings)
+        replicas.wait_ready()
+        steps = Steps(replicas, stored.metadata, wish, SINKS[format], settings)
 
         def do(index: int, item: Item) -> None:
             outcome = steps(index, item)
@@ -40,10 +40,9 @@ def run(
             advanced(outcome)
 
         # As many images as fill two batches of each engine, while the processors decode and encode others.
-        batch = settings.of_model(stored.metadata.name).max_batch or settings.max_batch
-        for_each(do, folder.pending(), 2 * batch * len(model.engines) + available_cpus())
+        for_each(do, folder.pending(), 2 * replicas.max_batch * len(replicas.engines) + available_cpus())
     finally:
-        model.close()
+        replicas.close()
 
 
 def for_each(function: Callable[[int, Item], None], items: Iterable[tuple[int, Item]], num_threads: int) -> None:

@@ -27,7 +27,7 @@ from batch.steps import Outcome, Steps
 from service import repository
 from service.answers import Wish
 from service.errors import ServiceError
-from service.model import Model
+from service.replicas import Replicas
 from service.repository import StoredArtifact
 from service.session import available_cpus
 from service.settings import Settings
@@ -100,11 +100,11 @@ class _Actor:
         stored = repository.read(stored.folder.parents[1], metadata.name, metadata.version)
         own = settings.of_model(metadata.name).model_copy(update={"replicas": None, "engine_threads": cpus})
         settings = settings.model_copy(update={"models": {metadata.name: own}})
-        self._model = Model(stored, settings)
-        self._model.start()
-        self._model.wait_ready()
-        self._steps = Steps(self._model, wish, SINKS[format], settings)
-        self._num_threads = (own.max_batch or settings.max_batch) + cpus
+        self._replicas = Replicas(stored, settings)
+        self._replicas.start()
+        self._replicas.wait_ready()
+        self._steps = Steps(self._replicas, stored.metadata, wish, SINKS[format], settings)
+        self._num_threads = self._replicas.max_batch + cpus
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Outcomes of a batch of images."""

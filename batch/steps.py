@@ -1,6 +1,7 @@
 """From one image's file to what is kept of it: the same steps, whoever runs them."""
 
 import os
+import sys
 import threading
 from dataclasses import dataclass
 from typing import Any
@@ -12,11 +13,13 @@ from batch.items import Item, read
 from batch.sinks import Sink
 from service import answers
 from service.answers import Wish
+from service.artifact import ArtifactMetadata
 from service.budget import Budget
 from service.errors import EngineDownError, ServiceError
 from service.image import EncodedImage
 from service.instances import Result
-from service.model import Model
+from service.replicas import Replicas
+from service.segmenter import Segmenter
 from service.session import available_cpus
 from service.settings import Settings
 from service.ticket import Ticket
@@ -47,14 +50,18 @@ class Steps:
     """The steps with one model, for any thread.
 
     Args:
-        model: started.
+        replicas: started.
+        metadata: of their artifact.
         wish: what is asked of each image.
         sink: the format that is written.
         settings: limits on images.
     """
 
-    def __init__(self, model: Model, wish: Wish, sink: Sink, settings: Settings) -> None:
-        self._model = model
+    def __init__(
+        self, replicas: Replicas, metadata: ArtifactMetadata, wish: Wish, sink: Sink, settings: Settings
+    ) -> None:
+        self._replicas = replicas
+        self._metadata = metadata
         self._wish = wish
         self._sink = sink
         self._max_pixels, self._max_side = settings.max_pixels, settings.max_side
@@ -83,7 +90,7 @@ class Steps:
                 pixels = file.decode()
             result = self._ask(pixels, ticket)
             with self._processors:
-                metadata = self._model.metadata
+                metadata = self._metadata
                 shown = answers.view(result, self._wish, metadata)
                 record = {"height": pixels.shape[0], "width": pixels.shape[1], "warnings": list(result.warnings)}
                 record |= self._sink.describe(pixels, shown, self._wish, metadata)
@@ -95,14 +102,16 @@ class Steps:
         wish = self._wish
         for attempt in range(1, _ATTEMPTS + 1):
             try:
-                return self._model.segment(
-                    pixels, ticket, score_threshold=wish.score_threshold, overlap_threshold=wish.overlap_threshold
-                )[0]
+                session = self._replicas.session(ticket)
+                # The engine makes batches of its own: tiles are handed over as many as there are.
+                return Segmenter(self._metadata, session, max_batch_pixels=sys.maxsize).segment(
+                    pixels, score_threshold=wish.score_threshold, overlap_threshold=wish.overlap_threshold
+                )
             except EngineDownError:
                 if attempt == _ATTEMPTS:
                     raise
                 try:
-                    self._model.wait_ready()
+                    self._replicas.wait_ready()
                 except ServiceError as error:
                     raise EngineLostError(error.detail) from error
         raise AssertionError

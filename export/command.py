@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from rich.console import Console
 
@@ -12,9 +12,12 @@ from export.artifact import export_artifact, images_below
 from export.options import Deformable, ExportOptions, Format, Precision
 from export.tensorrt_plan import EngineOptions
 from export.tensorrt_plan import dry_run as command_lines
+from export.triton import write_config
 from service.artifact import ArtifactMetadata
 from training.data.index import DataIndex, evenly_spaced
 from training.data.open import open_data
+
+FormatOption = Literal[Format, "triton"]  # Triton is no engine: it runs the graph of `onnx`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,14 +67,17 @@ def export(checkpoint: Path, out: Path, wishes: Wishes) -> None:
         changes={**wishes.changes, **_canvas_changes(wishes.canvas)},
         data=_open(wishes),
     )
-    console.print(f"wrote {out}", soft_wrap=True, highlight=False)
+    written = [out] + ([write_config(out, metadata)] if "triton" in wishes.formats else [])
+    for path in written:
+        console.print(f"wrote {path}", soft_wrap=True, highlight=False)
     if wishes.dry_run:
         _print_command_lines(out, metadata, options, console)
 
 
 def make_options(wishes: Wishes) -> ExportOptions:
     """What is asked for, and the defaults for the rest. Raises ValueError for what does not fit together."""
-    formats = tuple(_checked("--format", name, Format) for name in wishes.formats) or ("onnx", "openvino")
+    asked = [_checked("--format", name, FormatOption) for name in wishes.formats]
+    formats = tuple(name for name in asked if name != "triton") or (("onnx",) if asked else ("onnx", "openvino"))
     precisions = tuple(_checked("--precision", name, Precision) for name in wishes.precisions)
     if not precisions:
         fitting: dict[Precision, bool] = {"fp32": True, "bf16": "openvino" in formats, "fp16": "tensorrt" in formats}

@@ -15,7 +15,7 @@ Formats = Annotated[
     typer.Option(
         "--format",
         help="Engine to make variants for: onnx, openvino, tensorrt; may be given several times. "
-        "Default: onnx and openvino.",
+        "Default: onnx and openvino. triton: also NAME/config.pbtxt, with which Triton serves the repository.",
     ),
 ]
 Precisions = Annotated[

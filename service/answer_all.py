@@ -31,8 +31,13 @@ async def answer_all(
         ClientLeftError: the client has gone.
     """
     with context.admission.images(len(images), model, ticket):
-        work = asyncio.gather(*(_answer(data, model, wish, ticket, context) for data in images))
-        return await attend(request, ticket, work)
+        return await attend(request, ticket, _gather(images, model, wish, ticket, context))
+
+
+async def _gather(
+    images: Sequence[bytes | RequestError], model: Model, wish: Wish, ticket: Ticket, context: Context
+) -> list[Payload | ServiceError]:
+    return await asyncio.gather(*(_answer(data, model, wish, ticket, context) for data in images))
 
 
 async def _answer(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,6 +33,17 @@ class Wish:
     class_indices: frozenset[int] | None  # None: all
     score_threshold: float | None
     overlap_threshold: float | None
+
+    def to_json(self) -> dict[str, Any]:
+        """What `from_json` makes it of again, in another process."""
+        indices = None if self.class_indices is None else sorted(self.class_indices)
+        return {**asdict(self), "class_indices": indices}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Wish:
+        """What `to_json` was made of."""
+        indices = values["class_indices"]
+        return cls(**{**values, "class_indices": None if indices is None else frozenset(indices)})
 
 
 def tasks_of(metadata: ArtifactMetadata) -> list[Task]:

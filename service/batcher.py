@@ -19,8 +19,12 @@ Key = tuple[tuple[str, tuple[int, ...]], ...]  # names and shapes: canvases of o
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Item:
-    """One canvas that waits: `arrays` have a first axis of length 1; times are of `time.monotonic`."""
+    """One canvas that waits: `arrays` have a first axis of length 1; times are of `time.monotonic`.
 
+    `owner` is whoever put it into its slot; nothing here looks at it.
+    """
+
+    owner: Any = None
     slot: int
     arrays: Mapping[str, NDArray[Any]]
     deadline: float
@@ -52,7 +56,7 @@ class Batcher:
     Args:
         limit: the most canvases of (height, width) in one batch.
         drop: called with items that shall not be run, as their deadline has passed or nobody waits for them.
-        is_abandoned: whether nobody waits for the item of a slot.
+        is_abandoned: whether nobody waits for an item.
         delay: seconds that an item may wait for others while its batch is not full.
     """
 
@@ -61,7 +65,7 @@ class Batcher:
         *,
         limit: Callable[[int, int], int],
         drop: Callable[[Sequence[Item]], None],
-        is_abandoned: Callable[[int], bool],
+        is_abandoned: Callable[[Item], bool],
         delay: float = 0.0,
     ) -> None:
         self._limit = limit
@@ -73,6 +77,11 @@ class Batcher:
         self._next = _Staging()
         self._spare = _Staging()
         self._closed = False
+
+    @property
+    def num_waiting(self) -> int:
+        """Items that have not been taken."""
+        return len(self._waiting) + len(self._next.items)
 
     def put(self, item: Item) -> None:
         """Let an item wait."""
@@ -113,6 +122,7 @@ class Batcher:
                 if dead := [item for item in self._next.items if self._is_dead(item)]:
                     self._drop(dead)
                     self._next.remove(dead)
+                    self._changed.notify_all()  # there is room again
                     continue
                 wait = self._next.items[0].arrived + self._delay - time.monotonic()
                 if wait <= 0 or self._next.is_full:
@@ -132,7 +142,7 @@ class Batcher:
         return next((item for item in self._waiting if item.key == self._next.key), None)
 
     def _is_dead(self, item: Item) -> bool:
-        return self._is_abandoned(item.slot) or time.monotonic() > item.deadline
+        return self._is_abandoned(item) or time.monotonic() > item.deadline
 
 
 class _Staging:

@@ -1,14 +1,13 @@
-"""What the server has asked of one engine process and has no answer to yet, and which slots are free."""
+"""What has been asked over one link and has no answer yet, and which slots are free."""
 
 import threading
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from service.errors import EngineDownError, ServiceError
+from service.errors import ServiceError
 from service.slots import Slots
 from service.ticket import Ticket
 
@@ -23,7 +22,7 @@ class Call:
 
 
 class Calls:
-    """Slots and calls of one engine; threads may share it.
+    """Slots and calls of one link; threads may share it.
 
     A call is opened, which gives it a slot for its inputs, begun before the process is told of it, collected, and
     released, whatever happens in between.
@@ -35,22 +34,15 @@ class Calls:
         self._changed = threading.Condition()
         self._free = list(range(slots.sizes.num_slots))
         self._pending: dict[int, Call] = {}
-        self._down: ServiceError | None = EngineDownError("the engine is starting")
-        self.since = time.monotonic()  # of the last reply, or when there was nothing to reply to
+        self._down: ServiceError | None = None
 
     @property
     def num_pending(self) -> int:
         """Canvases that wait for the engine or run."""
         return len(self._pending)
 
-    def up(self) -> None:
-        """Take calls: a process is there to answer them."""
-        with self._changed:
-            self._down = None
-            self._changed.notify_all()
-
     def down(self, error: ServiceError) -> None:
-        """Refuse calls, and fail those that wait; the process must not write into the slots any more."""
+        """Refuse calls, and fail those that wait."""
         with self._changed:
             self._down = error
             pending, self._pending = self._pending, {}
@@ -85,14 +77,11 @@ class Calls:
         with self._changed:
             if self._down is not None:
                 raise self._down
-            if not self._pending:
-                self.since = time.monotonic()
             self._pending |= {call.slot: call for call in calls}
 
     def resolve(self, replies: Iterable[Mapping[str, Any]]) -> None:
         """Hand the replies of the process to their calls."""
         with self._changed:
-            self.since = time.monotonic()
             for reply in replies:
                 call = self._pending.pop(int(reply["slot"]), None)
                 if call is not None:

@@ -1,7 +1,7 @@
-"""The engine process: a loaded graph that runs what the server has put into the slots.
+"""The engine process: a loaded graph that runs what comes over its links.
 
-Four threads: one receives, one copies the next batch together, the main one runs batches, one writes their outputs
-back. Messages are small JSON on a pipe, arrays lie in the slots; nothing is pickled.
+A thread for each link receives, one copies the next batch together, the main one runs batches, one writes their outputs
+back, one listens to the server. Messages are small JSON on pipes, arrays lie in the slots; nothing is pickled.
 """
 
 import json
@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import parent_process
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -24,13 +25,13 @@ from numpy.typing import NDArray
 from service import artifact
 from service.artifact import ArtifactMetadata, Variant
 from service.batcher import Batch, Batcher, Item
+from service.engine_link import LinkEnd, receive_end
 from service.gpu import visible_name
 from service.profiles import largest_batch
 from service.session import Session
-from service.slots import Slots, SlotSizes
 from service.warm_up import warm_up
 
-Reply = dict[str, Any]
+Message = dict[str, Any]
 
 
 class Opener(Protocol):
@@ -50,7 +51,6 @@ class WorkerConfig:
     variant: Variant
     threads: int | None
     gpu: int | None  # number of the GPU that it shall see as its only one
-    slots: SlotSizes
     max_batch: int
     max_batch_pixels: int
     batch_delay_s: float
@@ -62,47 +62,83 @@ class WorkerConfig:
         return max(1, min(self.max_batch, self.max_batch_pixels // (height * width)))
 
 
-def serve(connection: Connection, memory: Any, config: WorkerConfig, opener: Opener) -> None:
-    """Entry point of the engine process: load, say so, then answer until the parent closes the pipe or ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # so may SIGTERM; what runs shall be answered
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+def serve(server: Connection, config: WorkerConfig, opener: Opener) -> None:
+    """Entry point of the engine process: load, say so, then answer until the server closes its pipe or ends."""
+    prepare_process()
     if config.gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = visible_name(config.gpu)
-    slots = Slots(config.slots, memory.detach())
     try:
         folder = Path(config.folder)
         session = opener(folder, config.variant, threads=config.threads)
         artifact.verify_file(folder, config.variant)  # afterwards: what was loaded is what was checked
         warm_up(session, config.metadata, config.limit)
     except Exception as error:
-        _send(connection, {"error": str(error)})
+        _send(server, {"error": str(error)})
         return
-    _send(connection, {"loaded": True})
-    Worker(connection, slots, session, config).run()
+    _send(server, {"loaded": True})
+    Worker(server, session, config).run()
+
+
+def prepare_process() -> None:
+    """Make this process end with its parent and not before: the parent decides."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # so may SIGTERM; what runs shall be answered
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+class Port:
+    """The engine's end of a link."""
+
+    def __init__(self, end: LinkEnd) -> None:
+        self.slots, self._connection = end.open()
+        self.is_open = True
+
+    def receive(self, put: Callable[[Item], None]) -> None:
+        """Put what comes until the other end is closed."""
+        while True:
+            try:
+                message = json.loads(self._connection.recv_bytes())
+            except (EOFError, OSError):
+                self.is_open = False
+                return
+            for entry in message["items"]:
+                arrays = self.slots.read(entry["arrays"])
+                put(Item(owner=self, slot=entry["slot"], arrays=arrays, deadline=entry["deadline"]))
+
+    def reply(self, items: Sequence[Message]) -> None:
+        """Say what became of items, if anybody is there to hear it."""
+        with suppress(OSError):
+            _send(self._connection, {"items": items})
+
+    def waits_for(self, slot: int) -> bool:
+        """Whether anybody waits for the outputs of a slot."""
+        return self.is_open and not self.slots.is_abandoned(slot)
 
 
 class Worker:
     """The threads of one engine process and what they share."""
 
-    def __init__(self, connection: Connection, slots: Slots, session: Session, config: WorkerConfig) -> None:
-        self._connection = connection
-        self._slots = slots
+    def __init__(self, server: Connection, session: Session, config: WorkerConfig) -> None:
+        self._server = server
         self._session = session
-        self._replies: SimpleQueue[Callable[[], Reply]] = SimpleQueue()
+        self._replies: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._sending = threading.Lock()
+        self._running_since: float | None = None
         self._batcher = Batcher(
             limit=config.limit,
-            drop=lambda items: self._replies.put(lambda: {"items": [_dropped(item) for item in items]}),
-            is_abandoned=slots.is_abandoned,
+            drop=lambda items: self._replies.put(lambda: _reply(items, [_dropped(item) for item in items])),
+            is_abandoned=lambda item: not item.owner.waits_for(item.slot),
             delay=config.batch_delay_s,
         )
 
     def run(self) -> None:
-        """Run batches until the pipe is closed."""
-        for work in (self._receive, self._batcher.fill, self._reply):
-            threading.Thread(target=self._or_end, args=(work,), name=work.__name__, daemon=True).start()
+        """Run batches until the server closes its pipe."""
+        for work in (self._listen, self._batcher.fill, self._write_replies):
+            self._start(work)
         while (batch := self._batcher.take()) is not None:
+            self._running_since = time.monotonic()
             self._run_batch(batch)
+            self._running_since = None
 
     def _run_batch(self, batch: Batch) -> None:
         started = time.monotonic()
@@ -116,55 +152,75 @@ class Worker:
                 return
             (item,) = batch.items
             text = f"{type(error).__name__}: {error}"
-            self._replies.put(lambda: {"items": [{"slot": item.slot, "error": text}]})
+            self._replies.put(lambda: _reply([item], [{"slot": item.slot, "error": text}]))
             return
         seconds = time.monotonic() - started
-        self._replies.put(lambda: self._describe(batch.items, outputs, started, seconds))
+        self._replies.put(lambda: self._finish(batch.items, outputs, started, seconds))
 
-    def _describe(
+    def _finish(
         self, items: Sequence[Item], outputs: Mapping[str, NDArray[Any]], started: float, seconds: float
-    ) -> Reply:
-        """The reply to a batch, its outputs written into the slots."""
-        described = []
+    ) -> None:
+        """Write the outputs of a batch into the slots, and tell whoever waits for them, and the server."""
+        described: list[Message] = []
         for position, item in enumerate(items):
             try:
                 own = {name: np.asarray(array)[position : position + 1] for name, array in outputs.items()}
-                layout = self._slots.write_result(item.slot, own)
+                layout = item.owner.slots.write_result(item.slot, own)
             except Exception as error:  # a graph that does not keep the contract
                 described.append({"slot": item.slot, "error": f"{type(error).__name__}: {error}"})
             else:
-                described.append({"slot": item.slot, "arrays": layout, "waited": started - item.arrived})
-        return {"items": described, "size": len(items), "seconds": seconds}
+                times = {"waited": started - item.arrived, "seconds": seconds, "size": len(items)}
+                described.append({"slot": item.slot, "arrays": layout, **times})
+        _reply(items, described)
+        self._tell({"size": len(items), "seconds": seconds, "waiting": self._batcher.num_waiting})
 
-    def _receive(self) -> None:
+    def _listen(self) -> None:
+        """What the server says: a new link, or a question whether all is well."""
         while True:
             try:
-                message = json.loads(self._connection.recv_bytes())
+                message = json.loads(self._server.recv_bytes())
             except (EOFError, OSError):
                 self._batcher.close()
                 return
-            for entry in message["items"]:
-                arrays = self._slots.read(entry["arrays"])
-                self._batcher.put(Item(slot=entry["slot"], arrays=arrays, deadline=entry["deadline"]))
+            if "ping" in message:
+                since = self._running_since
+                running = 0.0 if since is None else time.monotonic() - since
+                self._tell({"pong": running, "waiting": self._batcher.num_waiting})
+            else:
+                port = Port(receive_end(self._server, message))
+                self._start(partial(port.receive, self._batcher.put))
 
-    def _reply(self) -> None:
+    def _write_replies(self) -> None:
         while True:
-            make = self._replies.get()
-            _send(self._connection, make())
+            self._replies.get()()
+
+    def _tell(self, message: Message) -> None:
+        with self._sending:
+            _send(self._server, message)
+
+    def _start(self, work: Callable[[], None]) -> None:
+        threading.Thread(target=self._or_end, args=(work,), daemon=True).start()
 
     def _or_end(self, work: Callable[[], None]) -> None:
         """Do a thread's work; a process that has lost a thread must end, so that another is started."""
         try:
             work()
-        except BrokenPipeError:  # the parent is gone, or ends us
+        except BrokenPipeError:  # the server is gone, or ends us
             os._exit(0)
         except BaseException as error:
             with suppress(OSError):
-                _send(self._connection, {"failed": f"{type(error).__name__}: {error}"})
+                self._tell({"failed": f"{type(error).__name__}: {error}"})
             os._exit(1)
 
 
-def _dropped(item: Item) -> Reply:
+def _reply(items: Sequence[Item], described: Sequence[Message]) -> None:
+    """Tell each owner of items what became of its own."""
+    owners = dict.fromkeys(item.owner for item in items)
+    for owner in owners:
+        owner.reply([what for item, what in zip(items, described, strict=True) if item.owner is owner])
+
+
+def _dropped(item: Item) -> Message:
     return {"slot": item.slot, "dropped": True}
 
 

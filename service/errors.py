@@ -25,6 +25,7 @@ ServiceError
     ├── QueueFullError                 more requests wait than allowed, or the deadline is too close for the queue
     ├── MemoryFullError                the bodies of all requests have more bytes than allowed
     ├── EngineDownError                the engine process is starting or has ended
+    ├── CodecDownError                 the process that worked on the image has ended
     ├── DrainingError                  the server is about to stop
     └── DeadlineError             504  no answer within the request's time
 
@@ -223,6 +224,13 @@ class EngineDownError(UnavailableError):
     retry_after = 5
 
 
+class CodecDownError(UnavailableError):
+    """The process that worked on the image has ended."""
+
+    type = "codec-down"
+    title = "Image process ended"
+
+
 class DrainingError(UnavailableError):
     """The server is about to stop and takes nothing new."""
 
@@ -244,3 +252,14 @@ class ClientLeftError(RequestError):
     status = 499
     type = "client-left"
     title = "Client left"
+
+
+def error_of(type_: str, detail: str) -> ServiceError:
+    """The error of that `type`, as another process of this server has raised it."""
+    kinds = {kind.type: kind for kind in _below(ServiceError) if "type" in vars(kind)}
+    return kinds.get(type_, ServiceError)(detail)
+
+
+def _below(kind: type[ServiceError]) -> list[type[ServiceError]]:
+    """A kind of error and all kinds of it."""
+    return [kind, *(each for child in kind.__subclasses__() for each in _below(child))]

@@ -34,7 +34,7 @@ _BATCH_SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64)
 # The label of each watched gauge, and what it tells.
 _WATCHED: dict[Watched, tuple[str, str]] = {
     "in_flight": ("model", "Images accepted and not answered yet."),
-    "queued": ("model", "Images that wait for an engine."),
+    "queued": ("model", "Canvases that wait for an engine, a second ago at most."),
     "ready_engines": ("model", "Engine processes that are loaded, warm and alive."),
     "engine_memory_bytes": ("model", "Resident memory of the engine processes."),
     "gpu_memory_used_bytes": ("device", "Memory of the GPU in use, by any process."),

@@ -10,7 +10,7 @@ from service.problems import problem
 from service.schemas import ModelVersion, Problem, Reloaded
 
 
-def _check_admin(request: Request) -> None:
+async def _check_admin(request: Request) -> None:
     require_admin(request.scope)
 
 

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from service import repository
 from service.answers import tasks_of
+from service.engine import Engine
 from service.errors import ConflictError, LoadFailedError, NotFoundError, RequestError, ServiceError
 from service.model import Model
 from service.repository import StoredArtifact
@@ -83,7 +84,7 @@ class Models:
 
     def not_ready(self) -> list[str]:
         """Versions that cannot answer now, with their state; empty when the server is ready."""
-        return [f"{model.label} {model.state}" for model in self.all() if not model.is_ready]
+        return [f"{model.label} {model.replicas.state}" for model in self.all() if not model.is_ready]
 
     def all(self) -> list[Model]:
         """Every version."""
@@ -92,6 +93,10 @@ class Models:
     def sums(self, count: Callable[[Model], float]) -> dict[str, float]:
         """Sum of a number over the versions of each model, by its name."""
         return {name: sum(map(count, versions.values())) for name, versions in self._by_name.items()}
+
+    def sums_of_engines(self, count: Callable[[Engine], float]) -> dict[str, float]:
+        """Sum of a number over the engines of each model, by its name."""
+        return self.sums(lambda model: sum(map(count, model.replicas.engines)))
 
     def start(self) -> None:
         """Start all engine processes without waiting for them."""
@@ -179,7 +184,7 @@ class Models:
         fresh = self._make(stored)
         fresh.start()
         try:
-            fresh.wait_ready(lambda: not self._closed)
+            fresh.replicas.wait_ready(lambda: not self._closed)
         except ServiceError:
             fresh.close()
             raise

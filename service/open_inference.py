@@ -13,7 +13,7 @@ from service import logs
 from service.accept import JSON
 from service.answer_all import answer_all, make_ticket
 from service.context import Context, ContextDep
-from service.errors import DrainingError, EngineDownError, InvalidParameterError, ServiceError, UnsupportedBodyError
+from service.errors import EngineDownError, InvalidParameterError, ServiceError, UnsupportedBodyError
 from service.image import decode
 from service.model import Model, check_ready
 from service.open_inference_wire import HEADER_LENGTH, INPUT, Inference, read_request, write_answer
@@ -86,9 +86,7 @@ async def live() -> Live:
 @router.get("/health/ready", operation_id="v2_ready", responses=V2_ERRORS)
 async def ready(context: ContextDep) -> Ready:
     """Whether every model is loaded, warmed up and alive."""
-    if not context.admission.is_ready:
-        raise DrainingError("this server is about to stop")
-    if waiting := context.models.not_ready():
+    if waiting := context.not_ready():
         raise EngineDownError("; ".join(waiting))
     return Ready(ready=True)
 

@@ -10,7 +10,7 @@ from service import logs
 from service.answer_all import answer_all, make_ticket
 from service.bodies import read_body
 from service.context import Context, ContextDep
-from service.errors import DrainingError, EngineDownError, InvalidParameterError, ServiceError
+from service.errors import EngineDownError, InvalidParameterError, ServiceError
 from service.model import check_ready
 from service.openapi import HEALTH_DOCS, MODEL_DOCS, MODELS_DOCS, READY_DOCS, SEGMENT_DOCS
 from service.pipeline import Payload
@@ -100,8 +100,6 @@ async def health() -> Health:
 @root.get("/readyz", operation_id="ready", **READY_DOCS)
 async def ready(context: ContextDep) -> Health:
     """Whether every model is loaded, warmed up and alive, and the server is not about to stop."""
-    if not context.admission.is_ready:
-        raise DrainingError("this server is about to stop")
-    if waiting := context.models.not_ready():
+    if waiting := context.not_ready():
         raise EngineDownError("; ".join(waiting))
     return Health(status="ready")

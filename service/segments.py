@@ -63,7 +63,7 @@ def from_id_map(
         )
         for number, index in enumerate(order, start=1)
     )
-    return Segmentation(id_map=new_id[id_map], segments=segments, warnings=tuple(warnings))
+    return Segmentation(id_map=np.take(new_id, id_map), segments=segments, warnings=tuple(warnings))
 
 
 def select(segmentation: Segmentation, class_indices: Iterable[int]) -> Segmentation:

@@ -15,6 +15,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from service import logs, tracing
+from service.allocator import keep_freed_memory
 from service.app import create_app
 from service.connections import Connections, limits_of
 from service.context import Context
@@ -82,6 +83,7 @@ def run(settings: Settings, *, opener: Opener = open_session) -> None:
         ArtifactError: the repository is no good.
         ServiceError: traces are asked for and cannot be sent, or the port is taken.
     """
+    keep_freed_memory()
     logs.configure(settings.log_level, settings.log_format)
     if unknown := unknown_variables():
         logger.warning("environment variables that are no settings: %s", ", ".join(unknown))

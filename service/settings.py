@@ -101,7 +101,7 @@ class Settings(BaseSettings):
     max_batch_pixels: int | None = Field(
         default=None,
         gt=0,
-        description="most pixels of canvases in one run, unless one alone has more; default: 2**18 on the CPU, where "
+        description="most pixels of canvases in one run, unless one alone has more; default: 2**16 on the CPU, where "
         "larger batches take memory and save no time, 2**22 on a GPU",
     )
     batch_delay_ms: float = Field(
@@ -128,6 +128,11 @@ class Settings(BaseSettings):
         default=300.0, gt=0, description="seconds that a body may take to arrive, and an answer to be read"
     )
     keep_alive_s: int = Field(default=75, gt=0, description="seconds that an idle connection is kept after an answer")
+    codec_processes: int | None = Field(
+        default=None,
+        gt=0,
+        description="processes that decode images and encode answers; default: the CPUs that may be used, at most 8",
+    )
     engine_threads: int | None = Field(
         default=None, gt=0, description="threads of one engine process; default: the CPUs that may be used"
     )

@@ -10,7 +10,6 @@ import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from multiprocessing.reduction import DupFd
 from typing import Any
 
 import numpy as np
@@ -73,17 +72,13 @@ class Slots:
 
     Args:
         sizes: the same in both.
-        file: descriptor of the memory, from `create_memory` or `detach` of what `share` gave; closed with the slots.
+        file: descriptor of the memory, as `create_memory` makes it; closed with the slots.
     """
 
     def __init__(self, sizes: SlotSizes, file: int) -> None:
         self.sizes = sizes
         self._file = file
         self._memory = mmap.mmap(file, sizes.total_bytes)
-
-    def share(self) -> Any:
-        """What an argument of a spawned process has to be, for it to take the memory over with `detach`."""
-        return DupFd(self._file)
 
     def close(self) -> None:
         """Give the descriptor back; the memory follows when no array lies in it any more."""

@@ -13,11 +13,12 @@ class Ticket:
 
     Args:
         seconds: from now until the deadline.
+        until: in place of that, a deadline of `time.monotonic`, which all processes of a machine share.
     """
 
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-        self.deadline = time.monotonic() + seconds
+    def __init__(self, seconds: float = 0.0, *, until: float | None = None) -> None:
+        self._seconds = seconds if until is None else max(0.0, until - time.monotonic())
+        self.deadline = time.monotonic() + self._seconds
         self._lock = threading.Lock()
         self.error: ServiceError | None = None  # what it was cancelled with
         self._on_cancel: list[Callable[[ServiceError], None]] = []

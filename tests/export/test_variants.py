@@ -164,6 +164,7 @@ def test_a_precision_of_no_format_is_told():
         ExportOptions(formats=("onnx",), precisions=("bf16",))
     assert make_options(Wishes(formats=("tensorrt",))).precisions == ("fp32", "fp16")
     assert make_options(Wishes()).precisions == ("fp32", "bf16")
+    assert make_options(Wishes(confidence=True)).confidence
     with pytest.raises(ValueError, match="--format is 'ncnn'; legal: onnx, openvino, tensorrt"):
         make_options(Wishes(formats=("ncnn",)))
 

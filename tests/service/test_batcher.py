@@ -17,7 +17,7 @@ class Rig:
         self.batcher = Batcher(
             limit=limit,
             drop=lambda items: self.dropped.extend(item.slot for item in items),
-            is_abandoned=lambda slot: slot in self.abandoned,
+            is_abandoned=lambda item: item.slot in self.abandoned,
             delay=delay,
         )
         self.filler = threading.Thread(target=self.batcher.fill)
@@ -36,6 +36,7 @@ class Rig:
             time.sleep(0.05)
 
     def take(self) -> list[int]:
+        self.settle()
         batch = self.batcher.take()
         assert batch is not None
         check(batch)
@@ -146,6 +147,18 @@ def test_a_batch_of_which_nothing_is_left_is_not_run(make_rig):
     rig.put(3)
     assert rig.take() == [3]
     assert sorted(rig.dropped) == [1, 2]
+
+
+def test_what_waits_behind_a_batch_of_dead_items_is_not_forgotten(make_rig):
+    rig = make_rig(limit=lambda height, width: 1)
+    rig.put(1, 2)
+    rig.settle()
+    rig.abandoned = {1}
+    taken = []
+    taker = threading.Thread(target=lambda: taken.append(rig.take()))
+    taker.start()  # nothing is put any more that could wake anybody
+    taker.join(10)
+    assert taken == [[2]]
 
 
 def test_rows_of_a_batch_stay_while_the_next_is_filled(make_rig):

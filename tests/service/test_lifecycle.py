@@ -27,9 +27,9 @@ ROUTE = "/v1/models/tiny/segment"
 
 @pytest.fixture(scope="module")
 def slow_repository(tiny, tmp_path_factory) -> Path:
-    """A model that takes about half a second an image."""
+    """A model that takes about half a second an image on one thread of a fast machine."""
     folder = tmp_path_factory.mktemp("slow")
-    tiny.write_artifact(folder, work=16, geometry=Geometry(mode="tile", sizes=(64,)))
+    tiny.write_artifact(folder, work=48, geometry=Geometry(mode="tile", sizes=(64,)))
     return folder
 
 
@@ -95,6 +95,30 @@ def test_killed_engine_gives_503_and_the_server_recovers(slow_repository, posted
         wait_ready(url)
         assert post(url, posted).status_code == 200
     assert not [child for child in multiprocessing.active_children() if child.name == "engine tiny/1"]
+
+
+def test_killed_codecs_give_503_and_come_back_linked(slow_repository, posted):
+    with (
+        background(Settings(repository=slow_repository, port=0, engine_threads=1, codec_processes=2)) as url,
+        concurrent.futures.ThreadPoolExecutor(4) as pool,
+    ):
+        wait_ready(url)
+        pending = [pool.submit(post, url, posted) for _ in range(4)]
+        wait_for(lambda: metric(url, "knet_in_flight"), lambda value: value == 4)
+        codecs = [child for child in multiprocessing.active_children() if child.name.startswith("codec")]
+        assert len(codecs) == 2
+        for codec in codecs:
+            os.kill(codec.pid, signal.SIGKILL)
+        responses = [future.result() for future in pending]
+        failed = [response for response in responses if response.status_code != 200]
+        assert failed
+        assert {response.json()["type"] for response in failed} == {"urn:knet:problem:codec-down"}
+        assert all(response.status_code == 503 and response.headers["retry-after"] for response in failed)
+        wait_ready(url)
+        answers = list(pool.map(lambda _: post(url, posted), range(4)))
+        assert {response.status_code for response in answers} <= {200, 503}
+        wait_for(lambda: post(url, posted).status_code, lambda status: status == 200)
+        assert metric(url, "knet_engine_restarts_total") == 0
 
 
 def test_health_answers_while_the_engine_works(slow_repository, posted):
@@ -219,7 +243,8 @@ def test_deadline_passes_at_its_time_and_the_work_is_left_out(slow_repository, p
     with background(settings) as url, concurrent.futures.ThreadPoolExecutor(4) as pool:
         wait_ready(url)
         first = pool.submit(post, url, posted)
-        wait_for(lambda: metric(url, "knet_queued"), lambda value: value == 1)
+        wait_for(lambda: metric(url, "knet_in_flight"), lambda value: value == 1)
+        time.sleep(0.2)  # until it has been decoded and runs
         late = [pool.submit(httpx.post, f"{url}{ROUTE}?timeout_ms=100", content=posted, timeout=60) for _ in range(3)]
         for response in [future.result() for future in late]:
             assert response.status_code == 504
@@ -235,7 +260,8 @@ def test_a_client_that_leaves_cancels_its_work(slow_repository, posted):
     with background(settings) as url, concurrent.futures.ThreadPoolExecutor(1) as pool:
         wait_ready(url)
         first = pool.submit(post, url, posted)
-        wait_for(lambda: metric(url, "knet_queued"), lambda value: value == 1)
+        wait_for(lambda: metric(url, "knet_in_flight"), lambda value: value == 1)
+        time.sleep(0.2)  # until it has been decoded and runs
         host, port = url.removeprefix("http://").split(":")
         for _ in range(3):
             with socket.create_connection((host, int(port))) as client:
@@ -258,7 +284,8 @@ def test_one_bad_image_in_a_batch_fails_alone(tiny, slow_repository, posted, sce
     ):
         wait_ready(url)
         first = pool.submit(post, url, posted)  # while it runs, the others become one batch
-        wait_for(lambda: metric(url, "knet_queued"), lambda value: value == 1)
+        wait_for(lambda: metric(url, "knet_in_flight"), lambda value: value == 1)
+        time.sleep(0.2)  # until it has been decoded and runs
         codes = [response.status_code for response in pool.map(lambda data: post(url, data), files)]
         assert codes == [200, 500, 200, 200]
         assert first.result().status_code == 200

@@ -9,6 +9,7 @@ import base64
 import hypothesis
 import pytest
 import schemathesis
+import torch
 from hypothesis import strategies as st
 from schemathesis import GenerationMode
 from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
@@ -27,6 +28,12 @@ CASES = [
 @pytest.fixture(scope="module")
 def schema(server):
     return schemathesis.openapi.from_url(f"{server}/openapi.json")
+
+
+@pytest.fixture(autouse=True)
+def _subnormal_numbers() -> None:
+    """Drawn numbers need them, and a training that another test ran in this thread has turned them off."""
+    torch.set_flush_denormal(False)
 
 
 @pytest.mark.parametrize(("operation_id", "mode"), CASES)
