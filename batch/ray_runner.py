@@ -63,6 +63,7 @@ def run(
     ray.data.DataContext.get_current().enable_progress_bars = False  # there is one
     try:
         place = _find_place(ray.nodes())
+        places = _count_places(ray.nodes(), place)
         images = ray.data.from_arrow(list(_blocks(folder)))
         outcomes = images.map_batches(
             _Actor,
@@ -73,8 +74,9 @@ def run(
             num_cpus=place["cpus"],
             num_gpus=place["gpus"],
             compute=ray.data.ActorPoolStrategy(
-                min_size=1,
-                max_size=_count_places(ray.nodes(), place),
+                min_size=1,  # where a machine is lost, those that are left do it
+                max_size=places,
+                initial_size=places,
                 max_tasks_in_flight_per_actor=4,
                 max_concurrent_calls_per_actor=2,
                 enable_true_multi_threading=True,

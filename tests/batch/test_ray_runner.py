@@ -1,10 +1,12 @@
 """A cluster of two raylets on this machine, one of which is killed in the middle of the job."""
 
+import contextlib
 import io
 import threading
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from rich.console import Console
 
@@ -15,6 +17,15 @@ pytest.importorskip("ray.cluster_utils")
 
 ROOT = Path(__file__).parents[2]
 STORE = 100 * 2**20
+
+
+def has_engine(raylet) -> bool:
+    """Whether a worker below it has begun an engine process."""
+    for process in raylet.children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if any("spawn_main" in word for word in process.cmdline()):
+                return True
+    return False
 
 
 @pytest.fixture
@@ -56,7 +67,8 @@ def test_a_lost_node_loses_no_image(cluster, many_images, batch_settings, tmp_pa
     lost_at = []
 
     def lose_a_node() -> None:
-        while not journal.exists() or journal.read_bytes().count(b"\n") < 40:
+        raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
+        while not (has_engine(raylet) and journal.exists() and journal.read_bytes().count(b"\n") >= 40):
             time.sleep(0.02)
         lost_at.append(journal.read_bytes().count(b"\n"))
         cluster.remove_node(node, allow_graceful=False)
