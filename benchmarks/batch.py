@@ -52,7 +52,7 @@ class TimedSession:
 
 def measure_alone(files: list[Path], stored: StoredArtifact, job: Job) -> tuple[float, float]:
     """Milliseconds of engine and of host for an image, means over the files."""
-    session = TimedSession(open_session(stored.metadata, stored.folder, runnable_variants(stored.metadata, None)[0]))
+    session = TimedSession(open_session(stored.folder, runnable_variants(stored.metadata, None)[0]))
     segmenter = Segmenter(stored.metadata, session)
     wish, sink = make_wish(job, stored.metadata), SINKS[job.format]
 
