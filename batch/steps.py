@@ -3,6 +3,7 @@
 import os
 import sys
 import threading
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +26,7 @@ from service.settings import Settings
 from service.ticket import Ticket
 
 _ATTEMPTS = 3  # at an image, where the engine process ends: another image of its batch may have been the cause
+_PAUSE_S = 1.0  # before another: an engine whose process has just ended counts as ready until that is noticed
 _LONGEST_S = 24 * 3600.0  # nobody waits for an answer; a run that hangs is ended by the engine's own limit
 
 
@@ -110,6 +112,7 @@ class Steps:
             except EngineDownError:
                 if attempt == _ATTEMPTS:
                     raise
+                time.sleep(_PAUSE_S)
                 try:
                     self._replicas.wait_ready()
                 except ServiceError as error:
