@@ -27,7 +27,7 @@ from pycocotools import mask as coco_mask
 
 from benchmarks import load, simulated
 from benchmarks.load import Figures, load_shots, print_figures, write_json
-from benchmarks.processes import cpu_seconds, descendants, pin
+from benchmarks.processes import cpu_seconds, descendants, named, pin
 from benchmarks.request import processor
 from benchmarks.servers.host import Host
 from benchmarks.serving import SERVERS, Workload, make_simulated, running, url_of
@@ -38,15 +38,15 @@ from service.segments import from_id_map
 
 
 def measure_server(workload: Workload, log: Path, clients: int, seconds: float) -> list[Figures]:
-    """Processor time of a request, with all processors and with one."""
+    """Processor time of a request in the HTTP and the codec processes, with all processors and with one for them."""
     lines = []
     for cores in ("all", "one"):
         with running(SERVERS["ours"], workload, sys.executable, 1, log) as pid:
+            host = [pid, *named(descendants(pid), "knet-codec")]
             if cores == "one":
                 first, *others = sorted(os.sched_getaffinity(0))
-                pin(pid, {first})
-                for other in (os.getpid(), *descendants(pid)[1:]):
-                    pin(other, set(others or [first]))
+                for process in (os.getpid(), *descendants(pid)):
+                    pin(process, {first} if process in host else set(others or [first]))
             shots = load_shots(url_of(SERVERS["ours"], workload), workload.images)
             figures = load.measure(
                 shots=shots,
@@ -54,10 +54,10 @@ def measure_server(workload: Workload, log: Path, clients: int, seconds: float) 
                 kind="clients",
                 level=clients,
                 seconds=seconds,
-                probe=lambda pid=pid: {"cpu": cpu_seconds([pid])},
+                probe=lambda host=host: {"cpu": cpu_seconds(host)},
             )
         cpu_ms = 1000 * figures["cpu"] / max(figures["images_per_s"], 1e-9)
-        lines.append({"cores of the HTTP process": cores, **figures, "cpu_ms a request": cpu_ms})
+        lines.append({"cores of the host": cores, **figures, "cpu_ms a request": cpu_ms})
     return lines
 
 

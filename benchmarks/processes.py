@@ -22,6 +22,11 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
+def named(pids: Iterable[int], name: str) -> list[int]:
+    """Those that call themselves so."""
+    return [pid for pid in pids if (path := Path(f"/proc/{pid}/comm")).exists() and path.read_text().strip() == name]
+
+
 def cpu_seconds(pids: Iterable[int]) -> float:
     """Processor time, user and system, that live processes have used so far."""
     ticks = 0

@@ -35,7 +35,7 @@ class _Known:
 
 def serve(server: Connection, limits: CodecLimits) -> None:
     """Entry point of the process: work until the server closes its pipe or ends."""
-    prepare_process()
+    prepare_process("knet-codec")
     keep_freed_memory()
     CodecWorker(server, Codec(limits)).run()
 

@@ -64,7 +64,7 @@ class WorkerConfig:
 
 def serve(server: Connection, config: WorkerConfig, opener: Opener) -> None:
     """Entry point of the engine process: load, say so, then answer until the server closes its pipe or ends."""
-    prepare_process()
+    prepare_process("knet-engine")
     if config.gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = visible_name(config.gpu)
     try:
@@ -79,8 +79,10 @@ def serve(server: Connection, config: WorkerConfig, opener: Opener) -> None:
     Worker(server, session, config).run()
 
 
-def prepare_process() -> None:
-    """Make this process end with its parent and not before: the parent decides."""
+def prepare_process(name: str) -> None:
+    """Make this process end with its parent and not before, and have the name in lists of processes."""
+    with suppress(OSError):  # elsewhere than on Linux
+        Path("/proc/self/comm").write_text(name)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # so may SIGTERM; what runs shall be answered
     threading.Thread(target=_end_with_parent, daemon=True).start()
