@@ -4,8 +4,8 @@
 
 Three tables, then one JSON line:
 
-- the server: processor time of the HTTP process for each request, and requests a second when it has one core (the
-  engine process and the client have another);
+- the server: processor time of its HTTP and codec processes for each request, and requests a second when they share one
+  core (the engine process and the client have another);
 - the steps, each alone in this process: the least of the repeats, as other work on the machine only adds to it;
   the rest of the server's time is HTTP, threads, and what is exchanged with the engine process;
 - RLE of all segments of one id-map of 480x640 against pycocotools, segment by segment.
