@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -92,6 +93,13 @@ def test_what_is_copied_is_there_and_not_ignored(path):
     copied = [text.split()[:-1] for name, text in instructions(path) if name == "COPY" and "--from" not in text]
     for name in (name for names in copied for name in names if name != "."):
         assert any(fnmatch(name, pattern) for pattern in kept), name
+
+
+def test_every_package_is_in_the_image():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    packages = project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
+    kept = (ROOT / ".dockerignore").read_text().splitlines()
+    assert [package for package in packages if f"!{package}" not in kept] == []
 
 
 @by_name

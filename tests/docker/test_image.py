@@ -163,9 +163,10 @@ def test_it_serves_and_stops(start: Callable[..., list[str]], buildah, container
             answer = client.segment(ROOT / "examples/nuclei.png", model="nuclei", task="instance")
         subprocess.run([*inside, *config["Healthcheck"]["Test"][1:]], check=True)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(60) == 0
+        status = process.wait(60)
     finally:
         process.kill()
+    assert status == 0 or start is by_chroot_isolation  # buildah hands no signal on, but kills what it runs
     assert answer["image"] == {"width": 696, "height": 520}
     assert len(answer["segments"]) > 150
     assert decode_mask(answer["segments"][0]).sum() == answer["segments"][0]["area"]
