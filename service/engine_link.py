@@ -89,7 +89,9 @@ class EngineLink:
         return self._calls.num_pending
 
     def close(self) -> None:
-        """End the link; what waits fails."""
+        """End the link, if it has not been; what waits fails."""
+        if self._connection.closed:
+            return
         self._connection_shutdown()
         self._reader.join()
         self._connection.close()

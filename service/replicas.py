@@ -117,7 +117,7 @@ class Replicas:
                 link = self._links.get(engine)
                 if engine.is_ready and (link is None or not link.is_up):
                     if link is not None:
-                        link.close()
+                        self._links.pop(engine).close()
                     self._links[engine] = engine.connect()
             return LinkedSession(list(self._links.values()), ticket)
 

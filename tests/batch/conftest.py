@@ -15,7 +15,7 @@ def batch_repository(tiny, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("models")
     for kind in ("panoptic", "instance", "semantic"):
         tiny.write_artifact(folder, kind=kind, name=kind)
-    tiny.write_artifact(folder, kind="panoptic", name="slow", work=2)
+    tiny.write_artifact(folder, kind="panoptic", name="slow", work=10)
     return folder
 
 
