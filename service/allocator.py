@@ -1,23 +1,15 @@
-"""Memory of a process that works on image after image: what glibc and Python's collector shall do less often.
+"""glibc's allocator, told to keep what is freed for the next image.
 
-By default glibc gives every freed array of some hundred kilobytes back to the system, and the next image's arrays fault
-in page by page: a third of the processor time of a request. The collector took another 2 %.
+By default it gives every freed array of some hundred kilobytes back to the system, and the next image's arrays fault in
+page by page: a third of the processor time of a request.
 """
 
 import ctypes
-import gc
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8  # of malloc.h
 _LARGE = 32 * 2**20  # the most that glibc allows: larger arrays, those of large photographs, are given back at once
 _KEPT = 64 * 2**20
 _ARENAS = 2  # what is kept is kept in each
-
-
-def spare_collector() -> None:
-    """Have the collector look seldom, and never at what is there now: modules and models, which stay."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(20_000, 20, 20)
 
 
 def keep_freed_memory() -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any
 
-from service.allocator import keep_freed_memory, spare_collector
+from service.allocator import keep_freed_memory
 from service.answers import Wish
 from service.artifact import ArtifactMetadata
 from service.codec import Answered, Codec, CodecLimits
@@ -37,7 +37,6 @@ def serve(server: Connection, limits: CodecLimits) -> None:
     """Entry point of the process: work until the server closes its pipe or ends."""
     prepare_process("knet-codec")
     keep_freed_memory()
-    spare_collector()
     CodecWorker(server, Codec(limits)).run()
 
 

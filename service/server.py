@@ -15,7 +15,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from service import logs, tracing
-from service.allocator import keep_freed_memory, spare_collector
+from service.allocator import keep_freed_memory
 from service.app import create_app
 from service.connections import Connections, limits_of
 from service.context import Context
@@ -92,7 +92,6 @@ def run(settings: Settings, *, opener: Opener = open_session) -> None:
         server = Server(create_app(settings, opener=opener), settings)
         logger.info("listening on %s (API documentation: /docs)", _url(listener))
         signal.signal(signal.SIGHUP, server.handle_hangup)
-        spare_collector()
         try:
             server.run(sockets=[listener])
         finally:
