@@ -194,10 +194,10 @@ def test_sigterm_lets_all_accepted_requests_finish_and_exits_with_0(serve, poste
         pending = [pool.submit(post, url, posted) for _ in range(4)]
         wait_for(lambda: metric(url, "knet_in_flight"), lambda value: value == 4)
         process.send_signal(signal.SIGTERM)
-        refused = wait_for(lambda: kept.post(ROUTE, content=posted), lambda r: r.status_code == 503)
+        wait_for(lambda: kept.get("/readyz"), lambda response: response.status_code == 503)
+        refused = kept.post(ROUTE, content=posted)
         assert refused.json()["type"] == "urn:knet:problem:draining"
         assert refused.headers["retry-after"]
-        assert kept.get("/readyz").status_code == 503
         assert kept.get("/healthz").status_code == 200
         assert [future.result().status_code for future in pending] == [200] * 4
     assert process.wait(20) == 0
