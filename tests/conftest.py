@@ -36,6 +36,7 @@ def pytest_collection_modifyitems(config, items):
     """
     if config.getoption("--golden") or "slow" in (config.getoption("-m") or ""):
         return
+    # Not left out of the collection, so that the summary says how many there are and how to run them.
     skip = pytest.mark.skip(reason="large; run with: pytest -m slow")
     for item in items:
         if item.get_closest_marker("slow"):

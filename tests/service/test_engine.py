@@ -201,6 +201,9 @@ def test_a_graph_whose_file_was_changed_is_not_run(tiny, tmp_path):
     engine.start()
     try:
         wait_until(lambda: "sha256" in engine.state)
+        assert not engine.is_ready
+        with pytest.raises(EngineDownError, match="sha256"):
+            engine.connect()
     finally:
         engine.close()
 

@@ -97,6 +97,7 @@ def test_every_reference_is_there(document):
     for reference in {part.split('"')[0] for part in text.split('"$ref": "#/')[1:]}:
         node = document
         for step in reference.split("/"):
+            assert step in node, reference
             node = node[step]
 
 

@@ -488,4 +488,6 @@ def test_documentation_needs_nothing_from_elsewhere(open_page, kinds):
     page = open_page(f"{kinds}/docs")
     page.get_by_text("/v1/models/{name}/segment", exact=False).first.wait_for()
     page.get_by_text("Segment images", exact=True).first.click()
-    page.get_by_role("button", name="Try it out").first.wait_for()
+    button = page.get_by_role("button", name="Try it out").first
+    button.wait_for()
+    assert button.is_enabled()  # requests to elsewhere, and errors, fail in `open_page`
