@@ -33,7 +33,6 @@ _ERROR_NAMES = {
     413: "Too many bytes or pixels",
     415: "Not an image, or not of a format taken",
     422: "Invalid parameter, or an image that cannot be decoded",
-    429: "Too many requests of this client; see Retry-After",
     500: "The server failed; its log says more under the request id",
     503: "Queue full, model not ready, or server stopping; see Retry-After",
     504: "Not done in the time that the request or the server allows",
@@ -116,33 +115,33 @@ SEGMENT_DOCS: dict[str, Any] = {
                 "image/png": _BINARY,
             },
         },
-        **_errors(400, 401, 404, 406, 413, 415, 422, 429, 503, 504),
+        **_errors(400, 401, 404, 406, 413, 415, 422, 503, 504),
     },
     "openapi_extra": {"requestBody": _request_body()},
 }
 MODELS_DOCS: dict[str, Any] = {
     "responses": {
         200: {"content": {"application/json": {"example": examples()["models"]}}},
-        **_errors(401, 429),
+        **_errors(401),
     }
 }
 MODEL_DOCS: dict[str, Any] = {
     "responses": {
         200: {"content": {"application/json": {"example": examples()["model"]}}},
-        **_errors(401, 404, 422, 429),
+        **_errors(401, 404, 422),
     }
 }
-CONTROL_ERRORS = _errors(401, 403, 404, 409, 422, 429)
+CONTROL_ERRORS = _errors(401, 403, 404, 409, 422)
 METRICS_DOCS: dict[str, Any] = {
     "tags": ["health"],
     "responses": {
         200: {"description": "The server's metrics", "content": {"text/plain": {"schema": {"type": "string"}}}},
-        **_errors(401, 429),
+        **_errors(401),
     },
 }
 HEALTH_DOCS: dict[str, Any] = {"tags": ["health"], "responses": _errors()}
 READY_DOCS: dict[str, Any] = {"tags": ["health"], "responses": _errors(503)}
-V2_ERRORS = _v2_errors(401, 404, 422, 429, 503)
+V2_ERRORS = _v2_errors(401, 404, 422, 503)
 V2_INFER_DOCS: dict[str, Any] = {
     "responses": {
         200: {
@@ -154,7 +153,7 @@ V2_INFER_DOCS: dict[str, Any] = {
                 "application/octet-stream": _BINARY,
             },
         },
-        **_v2_errors(400, 401, 404, 413, 415, 422, 429, 503, 504),
+        **_v2_errors(400, 401, 404, 413, 415, 422, 503, 504),
     },
     "openapi_extra": {
         "requestBody": {
