@@ -88,6 +88,8 @@ def open_session(folder: Path, variant: Variant, *, threads: int | None = None) 
 class SimulatedSession:
     """A `Session`; threads and processes may share the device."""
 
+    runs_at_once = 2  # as on a GPU: one run waits on the device for the other
+
     def __init__(self, folder: Path, metadata: ArtifactMetadata) -> None:
         device = json.loads((folder / _DEVICE).read_text())
         self._seconds: float = device["seconds"]

@@ -1,7 +1,7 @@
 """The dynamic batcher, inside the engine process: what has come while the engine ran becomes its next batch.
 
-One thread puts items, one fills the next batch, one takes it: the canvases of the next batch are copied together while
-the engine runs the last, so that the engine finds its inputs ready. It waits for nothing, unless a delay is set.
+One thread puts items, one fills the next batch, one or more take it: the canvases of the next batch are copied together
+while the engine runs the last, so that the engine finds its inputs ready. It waits for nothing, unless a delay is set.
 """
 
 import threading
@@ -42,9 +42,9 @@ class Item:
         return height, width
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Batch:
-    """Items, and their arrays with the batch as first axis; valid until two batches later."""
+    """Items, and their arrays with the batch as first axis."""
 
     items: list[Item]
     arrays: dict[str, NDArray[Any]]
@@ -58,6 +58,8 @@ class Batcher:
         drop: called with items that shall not be run, as their deadline has passed or nobody waits for them.
         is_abandoned: whether nobody waits for an item.
         delay: seconds that an item may wait for others while its batch is not full.
+        runs: batches that may run at once. While one does, the next is taken only once it is full: it could not begin
+            sooner, and others may still join it.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class Batcher:
         drop: Callable[[Sequence[Item]], None],
         is_abandoned: Callable[[Item], bool],
         delay: float = 0.0,
+        runs: int = 1,
     ) -> None:
         self._limit = limit
         self._drop = drop
@@ -75,7 +78,8 @@ class Batcher:
         self._changed = threading.Condition()
         self._waiting: deque[Item] = deque()
         self._next = _Staging()
-        self._spare = _Staging()
+        self._spare = [_Staging() for _ in range(runs)]
+        self._running: dict[Batch, _Staging] = {}
         self._closed = False
 
     @property
@@ -90,7 +94,7 @@ class Batcher:
             self._changed.notify_all()
 
     def close(self) -> None:
-        """End `fill` and `take`."""
+        """End `fill` and `take`, in all threads."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -113,7 +117,7 @@ class Batcher:
                 self._changed.notify_all()
 
     def take(self) -> Batch | None:
-        """The next batch, once there is one; None when closed."""
+        """The next batch, once there is one, to be handed to `done` when it has run; None when closed."""
         with self._changed:
             while True:
                 self._changed.wait_for(lambda: self._closed or self._next.items)
@@ -125,13 +129,21 @@ class Batcher:
                     self._changed.notify_all()  # there is room again
                     continue
                 wait = self._next.items[0].arrived + self._delay - time.monotonic()
-                if wait <= 0 or self._next.is_full:
+                if self._next.is_full or (wait <= 0 and not self._running):
                     batch = self._next.batch()
-                    self._next, self._spare = self._spare, self._next
-                    self._next.items = []
+                    self._running[batch] = self._next
+                    self._next = self._spare.pop()
                     self._changed.notify_all()
                     return batch
-                self._changed.wait(wait)
+                self._changed.wait(wait if wait > 0 else None)  # or until the batch that runs is done
+
+    def done(self, batch: Batch) -> None:
+        """A batch has run: its arrays are used again."""
+        with self._changed:
+            staging = self._running.pop(batch)
+            staging.items = []
+            self._spare.append(staging)
+            self._changed.notify_all()
 
     def _find(self) -> Item | None:
         """The longest waiting item that the next batch can take: any, while it is empty."""

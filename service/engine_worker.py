@@ -1,7 +1,8 @@
 """The engine process: a loaded graph that runs what comes over its links.
 
-A thread for each link receives, one copies the next batch together, the main one runs batches, one writes their outputs
-back, one listens to the server. Messages are small JSON on pipes, arrays lie in the slots; nothing is pickled.
+A thread for each link receives, one copies the next batch together, the main one runs batches (and a second one, where
+the session lets two), one writes their outputs back, one listens to the server. Messages are small JSON on pipes, and
+arrays lie in the slots; nothing is pickled.
 """
 
 import json
@@ -28,7 +29,7 @@ from service.batcher import Batch, Batcher, Item
 from service.engine_link import LinkEnd, receive_end
 from service.gpu import visible_name
 from service.profiles import largest_batch
-from service.session import Session
+from service.session import LoadedSession
 from service.warm_up import warm_up
 
 Message = dict[str, Any]
@@ -37,7 +38,7 @@ Message = dict[str, Any]
 class Opener(Protocol):
     """A function that loads a variant of the artifact in a folder; raises ServiceError if it cannot."""
 
-    def __call__(self, folder: Path, variant: Variant, *, threads: int | None = None) -> Session:
+    def __call__(self, folder: Path, variant: Variant, *, threads: int | None = None) -> LoadedSession:
         """The loaded graph."""
         ...
 
@@ -120,27 +121,34 @@ class Port:
 class Worker:
     """The threads of one engine process and what they share."""
 
-    def __init__(self, server: Connection, session: Session, config: WorkerConfig) -> None:
+    def __init__(self, server: Connection, session: LoadedSession, config: WorkerConfig) -> None:
         self._server = server
         self._session = session
         self._replies: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._sending = threading.Lock()
-        self._running_since: float | None = None
+        self._begun: dict[Batch, float] = {}  # what runs, and since when
         self._batcher = Batcher(
             limit=config.limit,
             drop=lambda items: self._replies.put(lambda: _reply(items, [_dropped(item) for item in items])),
             is_abandoned=lambda item: not item.owner.waits_for(item.slot),
             delay=config.batch_delay_s,
+            runs=session.runs_at_once,
         )
 
     def run(self) -> None:
         """Run batches until the server closes its pipe."""
         for work in (self._listen, self._batcher.fill, self._write_replies):
             self._start(work)
+        for _ in range(self._session.runs_at_once - 1):
+            self._start(self._run_batches)
+        self._run_batches()
+
+    def _run_batches(self) -> None:
         while (batch := self._batcher.take()) is not None:
-            self._running_since = time.monotonic()
+            self._begun[batch] = time.monotonic()
             self._run_batch(batch)
-            self._running_since = None
+            del self._begun[batch]
+            self._batcher.done(batch)
 
     def _run_batch(self, batch: Batch) -> None:
         started = time.monotonic()
@@ -185,8 +193,8 @@ class Worker:
                 self._batcher.close()
                 return
             if "ping" in message:
-                since = self._running_since
-                running = 0.0 if since is None else time.monotonic() - since
+                now = time.monotonic()
+                running = now - min(list(self._begun.values()), default=now)
                 self._tell({"pong": running, "waiting": self._batcher.num_waiting})
             else:
                 port = Port(receive_end(self._server, message))

@@ -171,10 +171,12 @@ def scale_image(image: NDArray[np.uint8], plan: Plan) -> NDArray[np.uint8]:
 
 def draw_canvases(scaled: NDArray[np.uint8], plan: Plan, tiles: Sequence[Tile]) -> NDArray[np.uint8]:
     """Content of `tiles` at the top left of canvases (B, H, W, 3), zeros elsewhere."""
-    canvases = np.zeros((len(tiles), *plan.canvas_size, 3), np.uint8)
+    canvases = np.empty((len(tiles), *plan.canvas_size, 3), np.uint8)
     for canvas, tile in zip(canvases, tiles, strict=True):
         content = scaled[tile.top : tile.top + tile.height, tile.left : tile.left + tile.width]
         canvas[: tile.height, : tile.width] = content
+        canvas[tile.height :] = 0
+        canvas[: tile.height, tile.width :] = 0
     return canvases
 
 
@@ -186,5 +188,5 @@ def cells_to_image(cells: NDArray[np.int32], plan: Plan) -> NDArray[np.int32]:
         np.minimum((np.arange(side) + 0.5) * (scaled / side), scaled - 1).astype(np.intp) // plan.stride
         for side, scaled in zip(plan.image_size, plan.scaled_size, strict=True)
     )
-    # Not cells[rows][:, columns], whose layout would make all that follows slow.
-    return np.asarray(np.take(cells[rows], columns, axis=1))
+    # Columns first: whole rows are copied fast. Not cells[:, columns], whose layout would slow down all that follows.
+    return np.asarray(np.take(np.take(cells, columns, axis=1), rows, axis=0))

@@ -25,6 +25,8 @@ class OpenVinoSession:
         ArtifactError: an unknown precision, or OpenVINO cannot load the graph.
     """
 
+    runs_at_once = 1  # one request and its buffers
+
     def __init__(self, path: Path | str, *, precision: str, threads: int | None = None) -> None:
         import openvino  # type: ignore[import-untyped]  # here, as the HTTP process needs only the Protocol
 

@@ -84,9 +84,10 @@ class Segmenter:
                 yield tile, {name: array[index] for name, array in outputs.items()}
 
     def _read_slots(self, outputs: Arrays, tile: Tile, stride: int) -> TileResult:
-        """A panoptic canvas, cut to its content; kept slots become ids 1, 2, ... in slot order."""
+        """A panoptic canvas, cut to its content; kept slots become ids 1, 2, ... by descending score, as in answers."""
         segment_id = outputs["segment_id"]
         kept = np.flatnonzero(segment_id > 0)
+        kept = kept[np.argsort(-outputs["score"][kept], kind="stable")]
         cells = _content(outputs["id_map"], tile, stride)
         new_id = np.zeros(max(int(segment_id.max(initial=0)), int(cells.max(initial=0))) + 1, np.int32)
         new_id[segment_id[kept]] = np.arange(1, len(kept) + 1)

@@ -63,7 +63,9 @@ def from_id_map(
         )
         for number, index in enumerate(order, start=1)
     )
-    return Segmentation(id_map=np.take(new_id, id_map), segments=segments, warnings=tuple(warnings))
+    if not np.array_equal(new_id, np.arange(len(new_id))):  # a map of the same ids is not made again
+        id_map = np.take(new_id, id_map)
+    return Segmentation(id_map=id_map, segments=segments, warnings=tuple(warnings))
 
 
 def select(segmentation: Segmentation, class_indices: Iterable[int]) -> Segmentation:

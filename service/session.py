@@ -22,6 +22,15 @@ class Session(Protocol):
         ...
 
 
+class LoadedSession(Session, Protocol):
+    """A session that has the graph itself.
+
+    `runs_at_once`: threads that may be in `run`; two on a device, where one copies while the other computes.
+    """
+
+    runs_at_once: int
+
+
 class OnnxSession:
     """ONNX Runtime in this process, on the CPU unless other providers come first; unknown inputs are left out."""
 
@@ -39,6 +48,7 @@ class OnnxSession:
             self._session = onnxruntime.InferenceSession(str(path), options, providers=list(providers))
         except Exception as error:  # ONNX Runtime's errors share no base but Exception
             raise ArtifactError(f"ONNX Runtime cannot load {path}: {error}") from error
+        self.runs_at_once = 1 if providers[0] == CPU_PROVIDER else 2  # on the CPU they would only take turns
         self._input_names = [value.name for value in self._session.get_inputs()]
         self._output_names = [value.name for value in self._session.get_outputs()]
 

@@ -61,6 +61,8 @@ class TensorRtSession:
         ArtifactError: TensorRT cannot load the engine, or CUDA fails.
     """
 
+    runs_at_once = 1  # one execution context and its buffers
+
     def __init__(self, path: Path | str) -> None:
         trt = importlib.import_module("tensorrt")
         cuda = load_cuda()

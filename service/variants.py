@@ -10,7 +10,7 @@ from service.errors import ArtifactError
 from service.gpu import count_gpus, is_installed
 from service.onnxruntime_providers import CUDA_PROVIDER, cuda_provider
 from service.openvino_session import OpenVinoSession
-from service.session import CPU_PROVIDER, OnnxSession, Provider, Session
+from service.session import CPU_PROVIDER, LoadedSession, OnnxSession, Provider
 from service.tensorrt_session import TensorRtSession, find_obstacle
 
 logger = logging.getLogger("knet.variants")
@@ -43,7 +43,7 @@ def runnable_variants(metadata: ArtifactMetadata, name: str | None = None) -> li
     return sorted(found, key=lambda variant: not uses_gpu(variant))
 
 
-def open_session(folder: Path, variant: Variant, *, threads: int | None = None) -> Session:
+def open_session(folder: Path, variant: Variant, *, threads: int | None = None) -> LoadedSession:
     """Load a variant of the artifact in `folder`.
 
     Raises:
@@ -71,22 +71,22 @@ def has_cuda() -> bool:
     return CUDA_PROVIDER in onnxruntime.get_available_providers()
 
 
-def _open_onnxruntime(path: Path, variant: Variant, threads: int | None) -> Session:
+def _open_onnxruntime(path: Path, variant: Variant, threads: int | None) -> LoadedSession:
     if uses_gpu(variant):
         providers: list[Provider] = [cuda_provider(precision=variant.precision), CPU_PROVIDER]
         return OnnxSession(path, threads=threads, providers=providers)
     return OnnxSession(path, threads=threads)
 
 
-def _open_openvino(path: Path, variant: Variant, threads: int | None) -> Session:
+def _open_openvino(path: Path, variant: Variant, threads: int | None) -> LoadedSession:
     return OpenVinoSession(path, precision=variant.precision, threads=threads)
 
 
-def _open_tensorrt(path: Path, variant: Variant, threads: int | None) -> Session:
+def _open_tensorrt(path: Path, variant: Variant, threads: int | None) -> LoadedSession:
     return TensorRtSession(path)
 
 
-_OPENERS: dict[str, Callable[[Path, Variant, int | None], Session]] = {
+_OPENERS: dict[str, Callable[[Path, Variant, int | None], LoadedSession]] = {
     "onnxruntime": _open_onnxruntime,
     "openvino": _open_openvino,
     "tensorrt": _open_tensorrt,

@@ -11,7 +11,7 @@ from service.batcher import Batch, Batcher, Item
 class Rig:
     """A batcher with its filling thread."""
 
-    def __init__(self, *, limit=lambda height, width: 4, delay: float = 0.0) -> None:
+    def __init__(self, *, limit=lambda height, width: 4, delay: float = 0.0, runs: int = 1) -> None:
         self.dropped: list[int] = []
         self.abandoned: set[int] = set()
         self.batcher = Batcher(
@@ -19,6 +19,7 @@ class Rig:
             drop=lambda items: self.dropped.extend(item.slot for item in items),
             is_abandoned=lambda item: item.slot in self.abandoned,
             delay=delay,
+            runs=runs,
         )
         self.filler = threading.Thread(target=self.batcher.fill)
         self.filler.start()
@@ -35,12 +36,18 @@ class Rig:
             last = now
             time.sleep(0.05)
 
-    def take(self) -> list[int]:
+    def begin(self) -> Batch:
         self.settle()
         batch = self.batcher.take()
         assert batch is not None
         check(batch)
-        return [item.slot for item in batch.items]
+        return batch
+
+    def take(self) -> list[int]:
+        """The slots of a batch that is done at once."""
+        batch = self.begin()
+        self.batcher.done(batch)
+        return slots(batch)
 
 
 @pytest.fixture
@@ -55,6 +62,10 @@ def make_rig() -> Iterator:
     for rig in rigs:
         rig.batcher.close()
         rig.filler.join(5)
+
+
+def slots(batch: Batch) -> list[int]:
+    return [item.slot for item in batch.items]
 
 
 def check(batch: Batch) -> None:
@@ -161,15 +172,49 @@ def test_what_waits_behind_a_batch_of_dead_items_is_not_forgotten(make_rig):
     assert taken == [[2]]
 
 
-def test_rows_of_a_batch_stay_while_the_next_is_filled(make_rig):
-    rig = make_rig()
-    rig.put(1, 2)
-    rig.settle()
-    first = rig.batcher.take()
-    rig.put(3, 4, 5)
+def test_rows_of_a_batch_stay_until_it_is_done(make_rig):
+    rig = make_rig(runs=2)
+    rig.put(1, 2, 3, 4)
+    first = rig.begin()
+    rig.put(5, 6, 7, 8)
+    second = rig.begin()
+    rig.put(9, 10)
     rig.settle()
     check(first)
-    assert rig.take() == [3, 4, 5]
+    check(second)
+    rig.batcher.done(first)
+    rig.batcher.done(second)
+    assert rig.take() == [9, 10]
+
+
+def test_beside_a_batch_that_runs_only_a_full_one_is_taken(make_rig):
+    rig = make_rig(runs=2)
+    rig.put(1)
+    first = rig.begin()
+    taken: list[Batch | None] = []
+    taker = threading.Thread(target=lambda: taken.append(rig.batcher.take()))
+    taker.start()
+    rig.put(2, 3, 4)
+    rig.settle()
+    assert not taken
+    rig.put(5)
+    taker.join(10)
+    assert [slots(batch) for batch in taken] == [[2, 3, 4, 5]]
+    rig.batcher.done(first)
+
+
+def test_what_waited_for_a_full_batch_goes_on_when_the_other_is_done(make_rig):
+    rig = make_rig(runs=2)
+    rig.put(1)
+    first = rig.begin()
+    taken: list[Batch | None] = []
+    taker = threading.Thread(target=lambda: taken.append(rig.batcher.take()))
+    taker.start()
+    rig.put(2)
+    rig.settle()
+    rig.batcher.done(first)
+    taker.join(10)
+    assert [slots(batch) for batch in taken] == [[2]]
 
 
 def test_take_ends_when_closed(make_rig):
