@@ -4,13 +4,14 @@ A decoder that crashes takes this process along and nothing else, and the interp
 wait for each other.
 """
 
-import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any
+
+import orjson
 
 from service.allocator import keep_freed_memory
 from service.answers import Wish
@@ -55,7 +56,7 @@ class CodecWorker:
         self._send({"loaded": True})
         while True:
             try:
-                message = json.loads(self._server.recv_bytes())
+                message = orjson.loads(self._server.recv_bytes())
                 self._do(message)
             except (EOFError, OSError):
                 return
@@ -114,7 +115,7 @@ class CodecWorker:
 
     def _send(self, message: Message, content: bytes | None = None) -> None:
         with self._sending:
-            self._server.send_bytes(json.dumps(message).encode())
+            self._server.send_bytes(orjson.dumps(message))
             if content is not None:
                 self._server.send_bytes(content)
 

@@ -5,7 +5,6 @@ long as both processes: when one ends, the other sees the end of the pipe, and n
 that nothing late can be written into what somebody else reads.
 """
 
-import json
 import os
 import socket
 import threading
@@ -18,6 +17,7 @@ from multiprocessing.reduction import recv_handle, send_handle
 from typing import Any
 
 import numpy as np
+import orjson
 from numpy.typing import NDArray
 
 from service.calls import Calls
@@ -42,7 +42,7 @@ class LinkEnd:
     def send(self, connection: Connection, about: Mapping[str, Any]) -> None:
         """Give it to the process behind a pipe, with words about it; it is closed here."""
         try:
-            connection.send_bytes(json.dumps({**about, "sizes": asdict(self.sizes)}).encode())
+            connection.send_bytes(orjson.dumps({**about, "sizes": asdict(self.sizes)}))
             for file in (self.memory, self.pipe):
                 send_handle(connection, file, 0)
         finally:
@@ -134,7 +134,7 @@ class EngineLink:
         return _join(outputs), timings
 
     def _send(self, message: Mapping[str, Any]) -> None:
-        data = json.dumps(message).encode()
+        data = orjson.dumps(message)
         with self._sending:
             try:
                 self._connection.send_bytes(data)
@@ -152,7 +152,7 @@ class EngineLink:
     def _read_replies(self) -> None:
         while True:
             try:
-                message = json.loads(self._connection.recv_bytes())
+                message = orjson.loads(self._connection.recv_bytes())
             except (EOFError, OSError):
                 self.is_up = False
                 self._calls.down(self._ended())

@@ -5,7 +5,6 @@ the session lets two), one writes their outputs back, one listens to the server.
 arrays lie in the slots; nothing is pickled.
 """
 
-import json
 import os
 import signal
 import threading
@@ -21,6 +20,7 @@ from queue import SimpleQueue
 from typing import Any, Protocol
 
 import numpy as np
+import orjson
 from numpy.typing import NDArray
 
 from service import artifact
@@ -100,7 +100,7 @@ class Port:
         """Put what comes until the other end is closed."""
         while True:
             try:
-                message = json.loads(self._connection.recv_bytes())
+                message = orjson.loads(self._connection.recv_bytes())
             except (EOFError, OSError):
                 self.is_open = False
                 return
@@ -188,7 +188,7 @@ class Worker:
         """What the server says: a new link, or a question whether all is well."""
         while True:
             try:
-                message = json.loads(self._server.recv_bytes())
+                message = orjson.loads(self._server.recv_bytes())
             except (EOFError, OSError):
                 self._batcher.close()
                 return
@@ -243,4 +243,4 @@ def _end_with_parent() -> None:
 
 
 def _send(connection: Connection, message: Mapping[str, Any]) -> None:
-    connection.send_bytes(json.dumps(message).encode())
+    connection.send_bytes(orjson.dumps(message))

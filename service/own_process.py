@@ -1,12 +1,13 @@
 """A process of the server's own, seen from the server: its pipe, its memory, its end."""
 
-import json
 import multiprocessing
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from typing import Any
+
+import orjson
 
 from service.engine_link import LinkEnd
 from service.errors import EngineDownError, ServiceError
@@ -62,7 +63,7 @@ class OwnProcess:
                 if end is not None:
                     end.send(self.connection, message)
                     return
-                self.connection.send_bytes(json.dumps(message).encode())
+                self.connection.send_bytes(orjson.dumps(message))
                 if content is not None:
                     self.connection.send_bytes(content)
             except OSError as error:  # also when it has been killed, and the connection closed
@@ -73,7 +74,7 @@ class OwnProcess:
         content = self.receive_bytes()
         if content is None:
             return None
-        message: dict[str, Any] = json.loads(content)
+        message: dict[str, Any] = orjson.loads(content)
         return message
 
     def receive_bytes(self) -> bytes | None:
