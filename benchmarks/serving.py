@@ -2,7 +2,7 @@
 
     python -m benchmarks.serving --work FOLDER --python lit_serve=PATH bento=PATH ray_serve=PATH
         [--servers ours lit_serve bento ray_serve] [--engines 5 10 20 cpu] [--workers 1 2]
-        [--clients 1 8 64] [--rates 0.5 0.8] [--seconds 8] [--out FILE]
+        [--clients 1 8 64] [--rates 0.5 0.8] [--size 480 640] [--seconds 8] [--out FILE]
 
 Engines: a simulated accelerator of so many milliseconds a batch (one device, whoever uses it), or `cpu`, the bundled
 nuclei model on crops of 256x256. --python names the interpreter of each server's environment; ours runs in this one.
@@ -99,20 +99,22 @@ class Workload:
         return self.artifact.parent.name
 
 
-def make_workload(engine: str, work: Path) -> Workload:
-    """The workload of `cpu`, or of a simulated device of so many milliseconds."""
+def make_workload(engine: str, work: Path, size: tuple[int, int] = (480, 640)) -> Workload:
+    """The workload of `cpu`, or of a simulated device of so many milliseconds with images of `size` (H, W)."""
     if engine != "cpu":
-        return make_simulated(engine, work, seconds=float(engine) / 1000)
+        return make_simulated(engine, work, seconds=float(engine) / 1000, size=size)
     images = work / engine / "images"
     simulated.write_crops(images, sorted((ROOT / "examples").glob("*.png")))
     return _with_expected(engine, work, ROOT / "repository" / "nuclei" / "3", images, "service.variants")
 
 
-def make_simulated(engine: str, work: Path, *, seconds: float, stride: int = 4) -> Workload:
-    """A simulated device of so many seconds a batch."""
+def make_simulated(
+    engine: str, work: Path, *, seconds: float, stride: int = 4, size: tuple[int, int] = (480, 640)
+) -> Workload:
+    """A simulated device of so many seconds a batch, and photographs of `size` (H, W)."""
     images = work / engine / "images"
-    simulated.write_photos(images, ROOT / "examples" / "tissue.png")
-    folder = simulated.write_artifact(work / engine / "repository", seconds=seconds, stride=stride)
+    simulated.write_photos(images, ROOT / "examples" / "tissue.png", size=size)
+    folder = simulated.write_artifact(work / engine / "repository", seconds=seconds, size=size, stride=stride)
     return _with_expected(engine, work, folder, images, "benchmarks.simulated")
 
 
@@ -238,6 +240,7 @@ def main() -> None:
     parser.add_argument("--python", nargs="*", default=[], help="NAME=INTERPRETER of the other servers")
     parser.add_argument("--servers", nargs="+", default=list(SERVERS), choices=SERVERS)
     parser.add_argument("--engines", nargs="+", default=["5", "10", "20", "cpu"], help="milliseconds, or cpu")
+    parser.add_argument("--size", type=int, nargs=2, default=(480, 640), metavar=("H", "W"), help="of simulated images")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2], help="of the other servers")
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 64])
     parser.add_argument("--rates", type=float, nargs="*", default=[0.5, 0.8], help="shares of our images a second")
@@ -250,7 +253,7 @@ def main() -> None:
     arguments.work.mkdir(parents=True)
     results: dict[str, list[Figures]] = {}
     for engine in arguments.engines:
-        workload = make_workload(engine, arguments.work)
+        workload = make_workload(engine, arguments.work, tuple(arguments.size))
         levels = [("clients", float(n)) for n in sorted(arguments.clients, reverse=True)]
         lines = results[engine] = []
         for name in arguments.servers:

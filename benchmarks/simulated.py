@@ -1,8 +1,9 @@
 """An accelerator that is not there: a fixed time a run whatever the batch, hardly any processor time, likely answers.
 
 A server that is given `open_session` in place of `service.variants.open_session` shows what the host makes of a fast
-engine. The device is one, as a GPU is: processes that have it open take turns. Each image gets a map of its own, so
-that mixed-up answers are found: its last segment is a square whose place comes from the image's pixels.
+engine. The device is one, as a GPU is, and has a queue: what threads and processes hand over runs in that order, each
+as soon as the last has ended, whatever the host does then. Each image gets a map of its own, so that mixed-up answers are
+found: its last segment is a square whose place comes from the image's pixels.
 
 B canvases of H x W pixels, h x w cells, N slots.
 """
@@ -25,7 +26,7 @@ from service.session import Arrays
 
 NAME = "simulated"
 _DEVICE = "device.json"  # what stands in place of a graph
-_RECORD = "record.f64"  # runs, images, seconds
+_RECORD = "record.f64"  # runs, images, seconds, and until when the device has work (time.monotonic)
 _NUM_SLOTS = 100
 _PLACES = 9973  # of the square; prime, so that sums of pixels spread
 
@@ -51,7 +52,7 @@ def write_artifact(
     folder = repository / NAME / "1"
     folder.mkdir(parents=True)
     (folder / _DEVICE).write_text(json.dumps({"seconds": seconds, "num_segments": num_segments}))
-    np.zeros(3).tofile(folder / _RECORD)
+    np.zeros(4).tofile(folder / _RECORD)
     metadata = ArtifactMetadata(
         name=NAME,
         version="1",
@@ -76,7 +77,7 @@ def write_artifact(
 
 def read_record(folder: Path) -> Record:
     """What the device of an artifact's folder has done so far."""
-    runs, images, seconds = np.fromfile(folder / _RECORD).tolist()
+    runs, images, seconds, _ = np.fromfile(folder / _RECORD).tolist()
     return Record(runs=runs, images=images, seconds=seconds)
 
 
@@ -107,13 +108,14 @@ class SimulatedSession:
         self._score = (0.99 - 0.005 * slots).astype(np.float32)
 
     def run(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
-        """Outputs for `image` (B, H, W, 3), once the device has been taken for its time."""
+        """Outputs for `image` (B, H, W, 3), once the device has come to them and its time is over."""
+        outputs = self._outputs(inputs["image"])
         with self._lock_path.open() as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            begin = time.perf_counter()
-            outputs = self._outputs(inputs["image"])
-            time.sleep(max(0.0, begin + self._seconds - time.perf_counter()))
-            self._record += (1, len(inputs["image"]), time.perf_counter() - begin)
+            end = max(self._record[3], time.monotonic()) + self._seconds
+            self._record[:3] += (1, len(inputs["image"]), self._seconds)
+            self._record[3] = end
+        time.sleep(max(0.0, end - time.monotonic()))
         return outputs
 
     def _outputs(self, images: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
