@@ -2,8 +2,8 @@
 
 A server that is given `open_session` in place of `service.variants.open_session` shows what the host makes of a fast
 engine. The device is one, as a GPU is, and has a queue: what threads and processes hand over runs in that order, each
-as soon as the last has ended, whatever the host does then. Each image gets a map of its own, so that mixed-up answers are
-found: its last segment is a square whose place comes from the image's pixels.
+as soon as the last has ended, whatever the host does then. Each image gets a map of its own, so that mixed-up answers
+are found: its last segment is a square whose place comes from the image's pixels.
 
 B canvases of H x W pixels, h x w cells, N slots.
 """
