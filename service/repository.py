@@ -1,5 +1,6 @@
 """The model repository: a folder of artifacts, `NAME/VERSION/artifact.json`."""
 
+import logging
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,6 +9,8 @@ from pathlib import Path
 from service import artifact
 from service.artifact import ArtifactMetadata
 from service.errors import ArtifactError, NotFoundError
+
+logger = logging.getLogger("knet.models")
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _VERSION = re.compile(r"[0-9]+")
@@ -25,6 +28,9 @@ class StoredArtifact:
 def scan(folder: Path) -> list[StoredArtifact]:
     """All artifacts of a repository, by name, then by version; raises ArtifactError if there is none or one is bad."""
     found = [_read(path) for path in _folders(folder)]
+    for path in sorted(folder.glob("*/*/")):
+        if _VERSION.fullmatch(path.name) and not (path / artifact.FILE_NAME).is_file():
+            logger.warning("%s is passed over: it has no %s", path, artifact.FILE_NAME)
     if not found:
         raise ArtifactError(f"no model in {folder}: expected NAME/VERSION/{artifact.FILE_NAME} in it")
     return sorted(found, key=lambda stored: (stored.metadata.name, int(stored.metadata.version)))

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import pytest
 from pydantic import ValidationError
@@ -157,6 +158,15 @@ def test_canvas_sides_must_be_multiples_of_the_stride(folder, geometry):
 
 def test_a_repository_lists_versions_by_number(repository):
     assert [stored.metadata.version for stored in scan(repository)] == ["2", "10"]
+
+
+def test_a_version_without_an_artifact_is_passed_over_with_a_word(repository, tmp_path, caplog):
+    shutil.copytree(repository, tmp_path / "models")
+    (tmp_path / "models" / "tiny" / "77").mkdir()
+    (tmp_path / "models" / "tiny" / "notes").mkdir()
+    assert "77" not in [stored.metadata.version for stored in scan(tmp_path / "models")]
+    (record,) = caplog.records
+    assert record.getMessage().endswith("tiny/77 is passed over: it has no artifact.json")
 
 
 def test_an_empty_repository_says_what_was_expected(tmp_path):
