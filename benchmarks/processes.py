@@ -40,14 +40,17 @@ def cpu_seconds(pids: Iterable[int]) -> float:
 
 
 def memory_mb(pids: Iterable[int]) -> float:
-    """Proportional set size: what pages take, those that processes share counted once."""
+    """What the processes have written or share with each other, counted once (of /proc's Pss: Pss_Anon and Pss_Shmem).
+
+    Pages of libraries are left out: their share grows by itself whenever another program that has them open ends.
+    """
     kilobytes = 0
     for pid in pids:
         try:
             lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
         except OSError:
             continue
-        kilobytes += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+        kilobytes += sum(int(line.split()[1]) for line in lines if line.startswith(("Pss_Anon:", "Pss_Shmem:")))
     return kilobytes / 1024
 
 
