@@ -6,8 +6,8 @@
 Our server with the bundled nuclei model, or a simulated device of --engine milliseconds. Every answer is compared with
 the one that the service's own steps give for its image. On request the engine process is killed (-9) and the model
 loaded anew, every so many seconds: requests may then be refused (503), but not be left without an answer. Memory is
-that of all the server's processes but for the pages of libraries, every five seconds: memory.csv in the work folder. Its
-growth is that of the median of the last tenth over that of the first tenth after --settle minutes. Prints a summary,
+that of all the server's processes without the pages of libraries, every five seconds: memory.csv in the work folder.
+Growth is of the median of the last tenth over that of the first tenth after --settle minutes. Prints a summary,
 then one JSON line; ends with status 1 if an answer was wrong or lost, or memory grew by 2 % or more.
 """
 
