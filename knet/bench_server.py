@@ -1,0 +1,127 @@
+"""What `knet bench --url` does: closed loops of clients against a running server.
+
+Each client has a connection of its own and sends the next image as soon as it has the answer to the last.
+"""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from knet.client import AsyncKNetClient, KNetClient, KNetError
+from knet.machine import processor
+
+READY_S = 5.0  # that a server may take to answer at all
+WARM_UP_S = 1.0
+_PAUSE_S = 0.05  # after a refusal: a server that refuses at once shall not be all that is measured
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wishes:
+    """Whom to ask, and for how long."""
+
+    url: str
+    api_key: str | None
+    model: str
+    version: str | None
+    clients: tuple[int, ...]  # a loop for each
+    seconds: float  # of each loop, after its warm-up
+
+
+@dataclass
+class _Tally:
+    begin: float
+    end: float
+    latencies: list[float] = field(default_factory=list)  # seconds, of good answers to what was sent in the time
+    failures: Counter[str] = field(default_factory=Counter)  # by status
+    latest: float = 0.0
+
+
+def bench_server(images: Sequence[Path], wishes: Wishes, console: Console) -> dict[str, Any]:
+    """Figures of each loop; raises KNetError where the server or the model is not there."""
+    with KNetClient(wishes.url, api_key=wishes.api_key) as client:
+        with console.status("Waiting for the server ..."):
+            client.wait_ready(READY_S)
+        versions = client.model(wishes.model)["versions"]
+    about = [one for one in versions if wishes.version in (None, one["version"])]
+    if not about:
+        legal = ", ".join(one["version"] for one in versions)
+        raise ValueError(f"{wishes.model} has no version {wishes.version} there; legal: {legal}")
+    contents = [image.read_bytes() for image in images]
+    loops = []
+    for count in wishes.clients:
+        with console.status(f"{count} client(s), {WARM_UP_S + wishes.seconds:g} s ..."):
+            loops.append(asyncio.run(_loop(contents, wishes, count)))
+    return {
+        "url": wishes.url,
+        "model": wishes.model,
+        "version": about[-1]["version"],
+        "variant": about[-1]["running"],
+        "client_processor": processor(),
+        "images": [str(image) for image in images],
+        "loops": loops,
+    }
+
+
+def show(figures: dict[str, Any], console: Console) -> None:
+    """Print a table, a line for each number of clients."""
+    title = f"{figures['model']}/{figures['version']} ({figures['variant']}) at {figures['url']}"
+    table = Table("clients", "images/s", "ms, p50", "p95", "p99", "failed", "client's CPU")
+    for loop in figures["loops"]:
+        latencies = ("" if loop[name] is None else f"{loop[name]:.0f}" for name in ("p50_ms", "p95_ms", "p99_ms"))
+        failed = ", ".join(f"{count} x {status}" for status, count in loop["failures"].items())
+        cpu = f"{loop['client_cpu']:.0%}"
+        table.add_row(str(loop["clients"]), f"{loop['images_per_s']:.1f}", *latencies, failed or "0", cpu)
+    console.print(title, soft_wrap=True, highlight=False)
+    console.print(table)
+    console.print(f"Client on: {figures['client_processor']}", soft_wrap=True, highlight=False)
+
+
+async def _loop(contents: Sequence[bytes], wishes: Wishes, count: int) -> dict[str, Any]:
+    order = cycle(contents)
+    begin = time.perf_counter() + WARM_UP_S
+    tally = _Tally(begin, begin + wishes.seconds)
+    async with AsyncExitStack() as stack:
+        clients = [
+            # What is asked again would hide what was refused.
+            await stack.enter_async_context(AsyncKNetClient(wishes.url, api_key=wishes.api_key, retries=0))
+            for _ in range(count)
+        ]
+        used = time.process_time()
+        await asyncio.gather(*(_ask(client, order, wishes, tally) for client in clients))
+        used = time.process_time() - used
+    p50, p95, p99 = np.percentile(tally.latencies, (50, 95, 99)) * 1000 if tally.latencies else (None,) * 3
+    return {
+        "clients": count,
+        "images": len(tally.latencies),
+        "images_per_s": len(tally.latencies) / (max(tally.end, tally.latest) - tally.begin),
+        "p50_ms": p50,
+        "p95_ms": p95,
+        "p99_ms": p99,
+        "failures": dict(tally.failures),
+        "client_cpu": used / (WARM_UP_S + wishes.seconds),
+    }
+
+
+async def _ask(client: AsyncKNetClient, order: Iterator[bytes], wishes: Wishes, tally: _Tally) -> None:
+    while (since := time.perf_counter()) < tally.end:
+        counts = since >= tally.begin
+        try:
+            await client.segment(next(order), model=wishes.model, version=wishes.version)
+        except KNetError as error:
+            if counts:
+                tally.failures[str(error.status or "no answer")] += 1
+            await asyncio.sleep(_PAUSE_S)
+            continue
+        if counts:
+            tally.latest = time.perf_counter()
+            tally.latencies.append(tally.latest - since)
