@@ -77,9 +77,7 @@ def licence_of(distribution: metadata.Distribution) -> str:
 def table() -> str:
     """A line for each package."""
     lines = ["| package | version | licence |", "| --- | --- | --- |"]
-    lines += [
-        f"| {canonicalize_name(one.metadata['Name'])} | {one.version} | {licence_of(one)} |" for one in shipped()
-    ]
+    lines += [f"| {canonicalize_name(one.metadata['Name'])} | {one.version} | {licence_of(one)} |" for one in shipped()]
     return "\n".join(lines)
 
 

@@ -3,6 +3,7 @@
 Alone in its process, a variant's start-up and memory are its own.
 """
 
+import contextlib
 import json
 import multiprocessing
 import statistics
@@ -163,11 +164,9 @@ def _in_a_process(stored: StoredArtifact, variant: Variant, images: Sequence[Pat
 def _run(
     sender: Connection, started: float, stored: StoredArtifact, variant: Variant, images: list[Path], wishes: Wishes
 ) -> None:
-    try:
+    with contextlib.suppress(OSError):  # of another system
         # Should memory run out, this process goes, and none of those beside it.
         Path("/proc/self/oom_score_adj").write_text("1000")
-    except OSError:  # another system
-        pass
     try:
         for piece in _measure(started, stored, variant, images, wishes):
             sender.send_bytes(json.dumps(piece).encode())

@@ -12,6 +12,7 @@ from typer.core import TyperCommand
 from knet import batch_commands, export_commands, model_commands, training_commands
 from knet.completion import complete_format, complete_model, complete_task, complete_version
 from knet.explained import explained as _explained
+from knet.json_file import JsonFile, write_json
 
 _USE, _TRAIN, _DELIVER = "Use a model", "Train a model", "Hand a model over"
 _EPILOG = """
@@ -23,7 +24,8 @@ knet serve
 
 knet COMMAND --help
 
-Exit codes: 0 done; 1 it could not be done, and the last line says why; 2 the command line is wrong; 130 stopped by Ctrl-C.
+Exit codes: 0 done; 1 it could not be done, and the last line says why; 2 the command line is wrong; 130 stopped by
+Ctrl-C.
 """
 _KEY_EPILOG = """
 Examples:
@@ -106,10 +108,7 @@ def segment(
     out: Annotated[
         Path, typer.Option(file_okay=False, help="Folder for answers (NAME.json) and pictures (NAME.png).")
     ] = Path("demo"),
-    json_file: Annotated[
-        typer.FileTextWrite | None,
-        typer.Option("--json", help="Write the answers here, a line each, and nothing else; - is standard output."),
-    ] = None,
+    json_file: JsonFile = None,
     url: Annotated[str | None, typer.Option(help="A running server; without it, one is started and stopped.")] = None,
     api_key: Annotated[str | None, typer.Option(envvar="KNET_API_KEY", help="Key of that server.")] = None,
     repository: model_commands.Repository = None,
@@ -160,7 +159,7 @@ def segment(
             if json_file is None:
                 show(answer, write_files(image, answer, out))
             else:
-                json_file.write(json.dumps(answer) + "\n")
+                write_json(json_file, json.dumps(answer))
 
 
 @contextmanager

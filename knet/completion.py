@@ -1,4 +1,4 @@
-"""What the shell completes after a tab. Nothing but files' names and JSON is read, so that a tab is answered at once."""
+"""What the shell completes after a tab. Only names of files and JSON are read, so that it answers at once."""
 
 import json
 import os

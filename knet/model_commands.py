@@ -9,6 +9,7 @@ import typer
 import service
 from knet.completion import complete_model, complete_variant, complete_version
 from knet.explained import explained
+from knet.json_file import JsonFile, write_json
 
 EXAMPLE = Path(service.__file__).resolve().parent / "page" / "example.png"  # is in every installation
 
@@ -40,10 +41,6 @@ Repository = Annotated[
     Path | None,
     typer.Option(envvar="KNET_REPOSITORY", help="Folder of models: NAME/VERSION. Default: the bundled ones."),
 ]
-JsonFile = Annotated[
-    typer.FileTextWrite | None,
-    typer.Option("--json", help="Write the same as JSON there, and no table; - is standard output."),
-]
 
 
 def models(
@@ -71,7 +68,7 @@ def models(
         if json_file is None:
             show(found, Console())
         else:
-            json_file.write(json.dumps(to_json(found), indent=2) + "\n")
+            write_json(json_file, json.dumps(to_json(found), indent=2))
     if any(model.problem for model in found):
         raise typer.Exit(1)
 
@@ -84,7 +81,9 @@ def bench(
     repository: Repository = None,
     images: Annotated[
         Path,
-        typer.Option(exists=True, show_default=False, help="Image, or folder of images. Default: an example of nuclei."),
+        typer.Option(
+            exists=True, show_default=False, help="Image, or folder of images. Default: an example of nuclei."
+        ),
     ] = EXAMPLE,
     max_images: Annotated[int, typer.Option(min=1, help="At most so many, evenly spaced.")] = 8,
     variant: Annotated[
@@ -118,8 +117,8 @@ def bench(
     On this machine: time from a process' start to its first answer; median and 95th percentile of an image, file to
     answer; the same and images a second for batches of the engine; most memory. Have nothing else run beside it.
 
-    Of a server: clients that each send the next image when they have the answer to the last. It gives images a second and
-    percentiles. The client's own processor time is told; on the server's machine it is taken from the server.
+    Of a server: clients that each send the next image when they have the answer to the last; images a second, and
+    percentiles. The client's own processor time is told: on the server's machine it is taken from the server.
     """
     with explained("serve"):
         from rich.console import Console
@@ -153,7 +152,7 @@ def bench(
         if json_file is None:
             show(figures, Console())
         else:
-            json_file.write(json.dumps(figures, indent=2) + "\n")
+            write_json(json_file, json.dumps(figures, indent=2))
     if any("error" in result for result in figures.get("variants", [])):
         raise typer.Exit(1)
 

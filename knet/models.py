@@ -61,11 +61,11 @@ def stored_models(folder: Path) -> list[Listed]:
 
 def served_models(client: KNetClient) -> list[Listed]:
     """Every version of every model of a server; raises KNetError."""
-    found = []
-    for summary in client.models():
-        for version in client.model(summary["name"])["versions"]:
-            found.append(_served(summary["name"], ModelVersion.model_validate(version)))
-    return found
+    return [
+        _served(summary["name"], ModelVersion.model_validate(version))
+        for summary in client.models()
+        for version in client.model(summary["name"])["versions"]
+    ]
 
 
 def show(models: list[Listed], console: Console) -> None:

@@ -77,7 +77,9 @@ def train(
     devices: Annotated[int, typer.Option(help="Devices of a machine, each with a process.")] = 1,
     nodes: Annotated[int, typer.Option(help="Machines; the command is given on each (see docs/training.md).")] = 1,
     skip_check: Annotated[bool, typer.Option("--skip-check", help="Do not open every image first.")] = False,
-    show: Annotated[bool, typer.Option("--print-config", "--print", help="Print the whole configuration as JSON, and stop.")] = False,
+    show: Annotated[
+        bool, typer.Option("--print-config", "--print", help="Print the whole configuration as JSON, and stop.")
+    ] = False,
 ) -> None:
     """Train a K-Net and write a checkpoint.
 
@@ -148,13 +150,11 @@ def evaluate(
     ] = None,
     max_images: Annotated[int | None, typer.Option(min=1, help="At most so many, evenly spaced.")] = None,
     json_file: Annotated[
-        Path | None,
+        typer.FileTextWrite | None,
         typer.Option(
             "--json",
             "--out",
-            dir_okay=False,
-            allow_dash=True,
-            help="Write all scores there, each image's too, as JSON; - is standard output, with nothing else in it.",
+            help="Write all scores there, each image's too, as JSON; - is standard output, for nothing else.",
         ),
     ] = None,
     worst: Annotated[int, typer.Option(min=0, help="Draw so many of the images with the lowest scores.")] = 0,

@@ -48,15 +48,26 @@ def test_every_parameter_is_explained():
 
 @pytest.mark.parametrize(
     "option",
-    ["--url", "--api-key", "--repository", "--model", "--version", "--description", "--json", "--max-images", "--categories"],
+    [
+        "--url",
+        "--api-key",
+        "--repository",
+        "--model",
+        "--version",
+        "--description",
+        "--json",
+        "--max-images",
+        "--categories",
+    ],
 )
 def test_an_option_takes_the_same_everywhere(option):
-    """The same type and, of paths, the same demands; the same variable of the environment."""
-    found = {}
-    for name, command in COMMANDS.items():
-        for parameter in command.params:
-            if option in parameter.opts and name != "serve":
-                found[name] = (type(parameter.type).__name__, parameter.envvar)
+    """The same type, and the same variable of the environment."""
+    found = {
+        name: (parameter.type_descriptor.annotation, parameter.envvar)
+        for name, command in COMMANDS.items()
+        for parameter in command.params
+        if option in parameter.opts and name != "serve"
+    }
     assert len(found) >= 2, option
     assert len(set(found.values())) == 1, found
 
