@@ -10,6 +10,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -200,7 +201,7 @@ def _measure(
     times = []
     for number in range(-len(contents), wishes.repeats):  # each image once that is not counted: its shape may be new
         content = contents[number % len(contents)]
-        taken = _seconds(lambda content=content: answer(content))
+        taken = _seconds(partial(answer, content))
         if number >= 0:
             times.append(taken)
         if sum(times) > ENOUGH_S and len(times) >= 3:
@@ -209,7 +210,7 @@ def _measure(
     yield {"image_p50_ms": middle, "image_p95_ms": high, "peak_mb": peak_mb()}
     for batch in sorted(wishes.batches):
         inputs = {name: np.repeat(array[:1], batch, axis=0) for name, array in canvas.items()}
-        times = _repeat(lambda inputs=inputs: session.run(inputs), wishes.repeats)
+        times = _repeat(partial(session.run, inputs), wishes.repeats)
         middle, high = percentiles(times)
         yield {
             "batch": batch,

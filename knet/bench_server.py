@@ -99,14 +99,15 @@ async def _loop(contents: Sequence[bytes], wishes: Wishes, count: int) -> dict[s
         used = time.process_time()
         await asyncio.gather(*(_ask(client, order, wishes, tally) for client in clients))
         used = time.process_time() - used
-    p50, p95, p99 = np.percentile(tally.latencies, (50, 95, 99)) * 1000 if tally.latencies else (None,) * 3
+    percentiles: dict[str, float | None] = {
+        f"p{share}_ms": float(1000 * np.percentile(tally.latencies, share)) if tally.latencies else None
+        for share in (50, 95, 99)
+    }
     return {
         "clients": count,
         "images": len(tally.latencies),
         "images_per_s": len(tally.latencies) / (max(tally.end, tally.latest) - tally.begin),
-        "p50_ms": p50,
-        "p95_ms": p95,
-        "p99_ms": p99,
+        **percentiles,
         "failures": dict(tally.failures),
         "client_cpu": used / (WARM_UP_S + wishes.seconds),
     }

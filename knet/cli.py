@@ -171,7 +171,7 @@ def _server(url: str | None, repository: Path | None) -> Iterator[tuple[str, flo
     from service.server import background
     from service.settings import Settings
 
-    chosen = {} if repository is None else {"repository": repository}
+    chosen: dict[str, Any] = {} if repository is None else {"repository": repository}
     with background(Settings(host="127.0.0.1", port=0, api_keys=(), **chosen)) as own:
         yield own, 120.0
 
