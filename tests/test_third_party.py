@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "THIRD_PARTY.md").read_text(encoding="utf-8")
-LINES = re.findall(r"^\| ([a-z][a-z0-9-]+) \| (\S+) \| (.+) \|$", TEXT, flags=re.M)
+LINES = re.findall(r"^\| ([a-z][a-z0-9-]+) \| (\d\S*) \| (.+) \|$", TEXT, flags=re.M)
 
 
 @pytest.fixture(scope="module")
