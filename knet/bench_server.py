@@ -21,7 +21,6 @@ from knet.client import AsyncKNetClient, KNetClient, KNetError
 from knet.machine import processor
 
 READY_S = 5.0  # that a server may take to answer at all
-WARM_UP_S = 1.0
 _PAUSE_S = 0.05  # after a refusal: a server that refuses at once shall not be all that is measured
 
 
@@ -34,16 +33,14 @@ class Wishes:
     model: str
     version: str | None
     clients: tuple[int, ...]  # a loop for each
-    seconds: float  # of each loop, after its warm-up
+    seconds: float  # of each loop
 
 
 @dataclass
 class _Tally:
-    begin: float
-    end: float
-    latencies: list[float] = field(default_factory=list)  # seconds, of good answers to what was sent in the time
+    end: float = 0.0  # when no more is sent
+    latencies: list[float] = field(default_factory=list)  # seconds, of good answers
     failures: Counter[str] = field(default_factory=Counter)  # by status
-    latest: float = 0.0
 
 
 def bench_server(images: Sequence[Path], wishes: Wishes, console: Console) -> dict[str, Any]:
@@ -59,7 +56,7 @@ def bench_server(images: Sequence[Path], wishes: Wishes, console: Console) -> di
     contents = [image.read_bytes() for image in images]
     loops = []
     for count in wishes.clients:
-        with console.status(f"{count} client(s), {WARM_UP_S + wishes.seconds:g} s ..."):
+        with console.status(f"{count} client(s), {wishes.seconds:g} s ..."):
             loops.append(asyncio.run(_loop(contents, wishes, count)))
     return {
         "url": wishes.url,
@@ -88,17 +85,18 @@ def show(figures: dict[str, Any], console: Console) -> None:
 
 async def _loop(contents: Sequence[bytes], wishes: Wishes, count: int) -> dict[str, Any]:
     order = cycle(contents)
-    begin = time.perf_counter() + WARM_UP_S
-    tally = _Tally(begin, begin + wishes.seconds)
     async with AsyncExitStack() as stack:
         clients = [
             # What is asked again would hide what was refused.
             await stack.enter_async_context(AsyncKNetClient(wishes.url, api_key=wishes.api_key, retries=0))
             for _ in range(count)
         ]
-        used = time.process_time()
+        # Connections are made, and the server has seen so many at once, before anything counts.
+        await asyncio.gather(*(_ask(client, order, wishes, _Tally()) for client in clients))
+        tally = _Tally(end=time.perf_counter() + wishes.seconds)
+        begin, used = time.perf_counter(), time.process_time()
         await asyncio.gather(*(_ask(client, order, wishes, tally) for client in clients))
-        used = time.process_time() - used
+        elapsed, used = time.perf_counter() - begin, time.process_time() - used
     percentiles: dict[str, float | None] = {
         f"p{share}_ms": float(1000 * np.percentile(tally.latencies, share)) if tally.latencies else None
         for share in (50, 95, 99)
@@ -106,23 +104,24 @@ async def _loop(contents: Sequence[bytes], wishes: Wishes, count: int) -> dict[s
     return {
         "clients": count,
         "images": len(tally.latencies),
-        "images_per_s": len(tally.latencies) / (max(tally.end, tally.latest) - tally.begin),
+        "images_per_s": len(tally.latencies) / elapsed,
         **percentiles,
         "failures": dict(tally.failures),
-        "client_cpu": used / (WARM_UP_S + wishes.seconds),
+        "client_cpu": used / elapsed,
     }
 
 
 async def _ask(client: AsyncKNetClient, order: Iterator[bytes], wishes: Wishes, tally: _Tally) -> None:
-    while (since := time.perf_counter()) < tally.end:
-        counts = since >= tally.begin
+    """Until the end, but at least one image."""
+    since = time.perf_counter()
+    while True:
         try:
             await client.segment(next(order), model=wishes.model, version=wishes.version)
         except KNetError as error:
-            if counts:
-                tally.failures[str(error.status or "no answer")] += 1
+            tally.failures[str(error.status or "no answer")] += 1
             await asyncio.sleep(_PAUSE_S)
-            continue
-        if counts:
-            tally.latest = time.perf_counter()
-            tally.latencies.append(tally.latest - since)
+        else:
+            tally.latencies.append(time.perf_counter() - since)
+        since = time.perf_counter()
+        if since >= tally.end:
+            return
