@@ -16,7 +16,7 @@ OF_OTHERS = re.compile(r"https?:|mailto:|data:")
 
 def build(root: Path, out: Path) -> subprocess.CompletedProcess[str]:
     """What `make docs` does."""
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", out]
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", out]
     variables = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
     return subprocess.run(
         [str(part) for part in command], cwd=root, env=variables, capture_output=True, text=True, check=False
