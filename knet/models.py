@@ -71,7 +71,7 @@ def served_models(client: KNetClient) -> list[Listed]:
 def show(models: list[Listed], console: Console) -> None:
     """Print a table with a line for each variant."""
     is_served = any(model.state is not None for model in models)
-    table = Table("model", "kind", "classes", "variant", "MB", "score", "state" if is_served else "here")
+    table = Table("model", "kind", "classes", "variant", "score", *(("state",) if is_served else ("MB", "here")))
     for model in models:
         title = f"{model.name}/{model.version}"
         if model.problem is not None:
@@ -79,9 +79,9 @@ def show(models: list[Listed], console: Console) -> None:
             continue
         for number, way in enumerate(model.variants):
             about = (title, model.kind, str(len(model.categories))) if number == 0 else ("", "", "")
-            size = "" if way.file_bytes is None else f"{way.file_bytes / 1e6:.1f}"
+            size = () if way.file_bytes is None else (f"{way.file_bytes / 1e6:.1f}",)
             score = "" if way.score is None else f"{way.score[0]} {way.score[1]:.3f}"
-            table.add_row(*about, way.name, size, score, _state(model, way))
+            table.add_row(*about, way.name, score, *size, _state(model, way))
         table.add_section()
     console.print(table)
     for model in models:
@@ -103,7 +103,7 @@ def to_json(models: list[Listed]) -> list[dict[str, Any]]:
 
 def _state(model: Listed, way: Way) -> str:
     if way.name == model.running:
-        return model.state or "runs"
+        return (model.state or "runs").removeprefix("is ")
     if model.state is not None:
         return ""
     return "can run" if way.obstacle is None else "cannot run"

@@ -158,4 +158,4 @@ def test_own_data_runs_word_by_word(here):
             client.wait_ready(300)
         for line in lines[serving + 1 :]:
             run(line, here, url=url)
-    assert (here / "demo" / "00.png").is_file()
+    assert (here / "demo" / "plot_00.png").is_file()
