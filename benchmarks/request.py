@@ -7,7 +7,6 @@ Prints a table of medians in milliseconds, then one JSON line. One process, no H
 
 import argparse
 import json
-import platform
 import resource
 import statistics
 import time
@@ -19,6 +18,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from knet.machine import processor
 from service import artifact, rle
 from service.image import decode
 from service.instances import Instances
@@ -28,17 +28,6 @@ from service.session import available_cpus
 from service.variants import choose_variant, open_session
 
 ROOT = Path(__file__).resolve().parent.parent
-
-
-def processor() -> str:
-    """Name of the processor and what matters of its instructions."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    fields = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
-    wanted = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
-    return f"{fields.get('model name', '?')} ({', '.join(w for w in wanted if w in fields.get('flags', '').split())})"
 
 
 def median_ms(step: Callable[[], Any], repeats: int) -> float:

@@ -4,16 +4,51 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
-from knet import batch_commands, export_commands, training_commands
+from knet import batch_commands, export_commands, model_commands, training_commands
+from knet.completion import complete_format, complete_model, complete_task, complete_version
 from knet.explained import explained as _explained
+from knet.json_file import JsonFile, write_json
+
+_USE, _TRAIN, _DELIVER = "Use a model", "Train a model", "Hand a model over"
+_EPILOG = """
+Examples:
+
+knet segment photo.jpg
+
+knet serve
+
+knet COMMAND --help
+
+Exit codes: 0 done; 1 it could not be done, and the last line says why; 2 the command line is wrong; 130 stopped by
+Ctrl-C.
+"""
+_KEY_EPILOG = """
+Examples:
+
+knet key camera-3 >> keys.txt, of which the server's file is to have the second line alone
+
+knet key operator --admin
+"""
+_SEGMENT_EPILOG = """
+Examples:
+
+knet segment photo.jpg
+
+knet segment photos/*.jpg --model cropweed --out masks
+
+knet segment photo.jpg --url http://127.0.0.1:8000 --format polygon --json -
+"""
 
 app = typer.Typer(
     help="K-Net image segmentation: train, evaluate, export, serve.",
+    epilog=_EPILOG,
     no_args_is_help=True,
+    rich_markup_mode="markdown",  # which lets paragraphs flow
     pretty_exceptions_show_locals=False,
 )
 
@@ -23,7 +58,26 @@ def _main() -> None:
     """K-Net image segmentation: train, evaluate, export, serve."""
 
 
-@app.command(add_help_option=False, context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
+class _ServeCommand(TyperCommand):
+    """Passes its options on to `knet.serve`, and looks at them only where the shell completes them."""
+
+    def get_params(self, ctx: Any) -> Any:
+        """Options as the shell, or as nobody, may know them."""
+        if not ctx.resilient_parsing:
+            return super().get_params(ctx)
+        try:
+            from knet.serve import command
+        except ModuleNotFoundError:  # an installation that does not serve
+            return super().get_params(ctx)
+        return typer.main.get_command(command).get_params(ctx)
+
+
+@app.command(
+    cls=_ServeCommand,
+    rich_help_panel=_USE,
+    add_help_option=False,
+    context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
+)
 def serve(context: typer.Context) -> None:
     """Serve models over HTTP until stopped."""
     with _explained("serve"):
@@ -32,7 +86,7 @@ def serve(context: typer.Context) -> None:
         command(context.args, prog_name=context.command_path, standalone_mode=False)
 
 
-@app.command()
+@app.command(rich_help_panel=_USE, epilog=_KEY_EPILOG)
 def key(
     name: Annotated[str, typer.Argument(help="Whose key it is; the server's log tells the name with each request.")],
     admin: Annotated[bool, typer.Option("--admin", help="It may also load and unload models.")] = False,
@@ -46,7 +100,7 @@ def key(
         typer.echo(f"line, for the server's file of keys:    {line}")
 
 
-@app.command()
+@app.command(rich_help_panel=_USE, epilog=_SEGMENT_EPILOG)
 def segment(
     images: Annotated[
         list[Path], typer.Argument(exists=True, dir_okay=False, help="JPEG, PNG, WebP, TIFF or BMP files.")
@@ -54,18 +108,24 @@ def segment(
     out: Annotated[
         Path, typer.Option(file_okay=False, help="Folder for answers (NAME.json) and pictures (NAME.png).")
     ] = Path("demo"),
-    json_file: Annotated[
-        typer.FileTextWrite | None,
-        typer.Option("--json", help="Write the answers here, a line each, and nothing else; - is standard output."),
-    ] = None,
+    json_file: JsonFile = None,
     url: Annotated[str | None, typer.Option(help="A running server; without it, one is started and stopped.")] = None,
     api_key: Annotated[str | None, typer.Option(envvar="KNET_API_KEY", help="Key of that server.")] = None,
-    model: Annotated[str, typer.Option(help="Name of the model.")] = "nuclei",
-    version: Annotated[str | None, typer.Option(help="Of the model. Default: the newest.")] = None,
-    task: Annotated[str | None, typer.Option(help="panoptic, instance or semantic. Default: the model's.")] = None,
+    repository: model_commands.Repository = None,
+    model: Annotated[str, typer.Option(autocompletion=complete_model, help="Name of the model.")] = "nuclei",
+    version: Annotated[
+        str | None, typer.Option(autocompletion=complete_version, help="Of the model. Default: the newest.")
+    ] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(autocompletion=complete_task, help="panoptic, instance or semantic. Default: the model's."),
+    ] = None,
     format: Annotated[
         str | None,
-        typer.Option(help="rle, polygon, png, overlay or huggingface. Default: overlay, with --json rle."),
+        typer.Option(
+            autocompletion=complete_format,
+            help="rle, polygon, png, overlay or huggingface. Default: overlay, with --json rle.",
+        ),
     ] = None,
     score_threshold: Annotated[float | None, typer.Option(help="Least score of an object, 0..1.")] = None,
     overlap_threshold: Annotated[
@@ -73,10 +133,13 @@ def segment(
     ] = None,
     categories: Annotated[str | None, typer.Option(help="Only these: ids or names, separated by commas.")] = None,
 ) -> None:
-    """Segment images: masks as JSON, and a picture of them drawn over the image."""
+    """Segment images: masks as JSON, and a picture of them drawn over the image.
+
+    Starts a server for the images given and stops it, or asks one that runs. For many images there is `knet batch`.
+    """
     from knet.segment import check_names, segment_images, show, write_files
 
-    with _explained("serve"), _server(url) as (where, start_timeout):
+    with _explained("serve"), _server(url, repository) as (where, start_timeout):
         if json_file is None:
             check_names(images)
         answers = segment_images(
@@ -96,11 +159,11 @@ def segment(
             if json_file is None:
                 show(answer, write_files(image, answer, out))
             else:
-                json_file.write(json.dumps(answer) + "\n")
+                write_json(json_file, json.dumps(answer))
 
 
 @contextmanager
-def _server(url: str | None) -> Iterator[tuple[str, float]]:
+def _server(url: str | None, repository: Path | None) -> Iterator[tuple[str, float]]:
     """URL of the server to ask and the seconds to wait for it: the one named, or one of our own."""
     if url is not None:
         yield url, 5.0
@@ -108,15 +171,18 @@ def _server(url: str | None) -> Iterator[tuple[str, float]]:
     from service.server import background
     from service.settings import Settings
 
-    with background(Settings(host="127.0.0.1", port=0, api_keys=())) as own:
+    chosen: dict[str, Any] = {} if repository is None else {"repository": repository}
+    with background(Settings(host="127.0.0.1", port=0, api_keys=(), **chosen)) as own:
         yield own, 120.0
 
 
-app.command(epilog=batch_commands.EPILOG)(batch_commands.batch)
-app.command()(training_commands.train)
-app.command()(training_commands.evaluate)
-app.command()(export_commands.export)
-app.command()(export_commands.bundle)
-app.command("import")(export_commands.import_)
-app.command()(training_commands.check)
-app.command()(training_commands.convert)
+app.command(epilog=batch_commands.EPILOG, rich_help_panel=_USE)(batch_commands.batch)
+app.command(epilog=model_commands.MODELS_EPILOG, rich_help_panel=_USE)(model_commands.models)
+app.command(epilog=model_commands.BENCH_EPILOG, rich_help_panel=_USE)(model_commands.bench)
+app.command(epilog=training_commands.CHECK_EPILOG, rich_help_panel=_TRAIN)(training_commands.check)
+app.command(epilog=training_commands.TRAIN_EPILOG, rich_help_panel=_TRAIN)(training_commands.train)
+app.command(epilog=training_commands.EVALUATE_EPILOG, rich_help_panel=_TRAIN)(training_commands.evaluate)
+app.command(epilog=training_commands.CONVERT_EPILOG, rich_help_panel=_TRAIN)(training_commands.convert)
+app.command("import", epilog=export_commands.IMPORT_EPILOG, rich_help_panel=_TRAIN)(export_commands.import_)
+app.command(epilog=export_commands.EXPORT_EPILOG, rich_help_panel=_DELIVER)(export_commands.export)
+app.command(epilog=export_commands.BUNDLE_EPILOG, rich_help_panel=_DELIVER)(export_commands.bundle)

@@ -6,9 +6,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import typer
 from rich.console import Console
 
 from knet.client import KNetClient
+from knet.json_file import write_json
 from knet.served_predictor import served_predictor
 from model.checkpoint import CONFIG
 from model.checkpoint import load as load_checkpoint
@@ -35,7 +37,7 @@ class Wishes:
     api_key: str | None = None
     variant: str | None = None  # name of the artifact's variant; None: the first that can be run here
     max_images: int | None = None  # no more than so many, evenly spaced
-    out: Path | None = None  # JSON file of all scores
+    json_file: typer.FileTextWrite | None = None  # for all scores; where it is standard output, tables are not
     num_worst: int = 0
     pictures: Path | None = None  # folder of the worst images' pictures
 
@@ -56,7 +58,8 @@ def evaluate_model(model: str, data: Path, split: Split, description: Path | Non
     if bool(wishes.num_worst) != (wishes.pictures is not None):
         raise ValueError("--worst and --pictures go together: how many images, and the folder for their pictures")
     index = open_data(data, split, description)
-    console = Console()
+    is_piped = wishes.json_file is not None and wishes.json_file.name in ("-", "<stdout>")
+    console = Console(stderr=is_piped)
     with _open_predictor(model, wishes) as predictor:
         records = evenly_spaced(index.records, wishes.max_images)
         plan = make_plan(predictor, index)
@@ -66,10 +69,10 @@ def evaluate_model(model: str, data: Path, split: Split, description: Path | Non
         scores = evaluate(predictor, index, records=records, observers=observers)
         about = {"model": model, "kind": predictor.kind, "data": str(data), "format": index.format, "split": split}
     print_scores(scores, console)
-    if wishes.out is not None:
-        wishes.out.parent.mkdir(parents=True, exist_ok=True)
-        wishes.out.write_text(json.dumps(about | scores.to_json(), indent=2) + "\n")
-        console.print(f"Scores: {wishes.out}", soft_wrap=True, highlight=False)
+    if wishes.json_file is not None:
+        write_json(wishes.json_file, json.dumps(about | scores.to_json(), indent=2))
+        if not is_piped:
+            console.print(f"Scores: {wishes.json_file.name}", soft_wrap=True, highlight=False)
     if wishes.pictures is not None:
         files = worst.write(wishes.pictures)
         console.print(f"Pictures: {len(files)} in {wishes.pictures}", soft_wrap=True, highlight=False)

@@ -5,7 +5,36 @@ from typing import Annotated, Literal
 
 import typer
 
+from knet.completion import complete_variant
 from knet.explained import explained
+
+EXPORT_EPILOG = """
+Examples:
+
+knet export runs/field --out repository/field/1 --images photos
+
+knet export runs/field --out repository/field/2 --data field --precision fp32 --precision bf16 --precision int8
+
+knet export runs/coco --out repository/coco/1 --images photos --merge confident --canvas 800x1216
+"""
+
+BUNDLE_EPILOG = """
+Examples:
+
+knet bundle repository/nuclei/3 --target arm64
+
+knet bundle repository/nuclei/3 --target intel --variant openvino-int8 --out nuclei.tar.gz
+
+knet bundle repository/cropweed/2 --target browser --onnxruntime-web node_modules/onnxruntime-web
+"""
+
+IMPORT_EPILOG = """
+Examples:
+
+knet import knet_s3_r50_fpn_ms-3x_coco-panoptic_20211017_054613-4375b8be.pth --out runs/coco
+
+knet import swin.pth --out runs/ade --config knet_s3_upernet_swin-l_80k_adamw_640x640_ade20k
+"""
 
 Target = Literal["jetson", "arm64", "intel", "browser"]
 
@@ -34,7 +63,10 @@ Data = Annotated[
     ),
 ]
 Description = Annotated[
-    Path | None, typer.Option(exists=True, dir_okay=False, help="What the data's folders and numbers mean.")
+    Path | None,
+    typer.Option(
+        exists=True, dir_okay=False, help="JSON that says what is what in the data. Default: data.json in its folder."
+    ),
 ]
 Images = Annotated[Path, typer.Option(exists=True, help="Real images, a file or a folder, to compare with PyTorch on.")]
 MaxImages = Annotated[int | None, typer.Option(min=1, help="At most so many validation images.")]
@@ -157,7 +189,11 @@ def bundle(
         ),
     ] = None,
     variant: Annotated[
-        str | None, typer.Option(help="The artifact's variant, such as onnxruntime-int8. Default: the target's best.")
+        str | None,
+        typer.Option(
+            autocompletion=complete_variant,
+            help="The artifact's variant, such as onnxruntime-int8. Default: the target's best.",
+        ),
     ] = None,
     onnxruntime_web: Annotated[
         Path | None,

@@ -13,6 +13,14 @@ from service.settings_text import Described, describe, describe_models, print_co
 # Plain, as the tables of `rich` cut names off on a narrow terminal.
 command = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_show_locals=False)
 
+_EXAMPLES = (
+    "Examples:",
+    "knet serve",
+    "knet serve --repository repository --port 9000",
+    "knet serve --host 0.0.0.0 --api-keys-file keys.txt",
+    "KNET_MODELS__NUCLEI__VARIANT=openvino-bf16 knet serve --print-config",
+)
+
 
 def _serve(context: typer.Context, show: bool, **values: Any) -> None:
     """Serve models over HTTP until stopped.
@@ -73,6 +81,7 @@ def _epilog() -> str:
     models = [f"{one.name}: {_sentence(one.description)}" for one in describe_models()]
     return "\n\n".join(
         [
+            *_EXAMPLES,
             "By the environment or the file alone:",
             *secrets,
             "For a single model, in a table [models.NAME] of the file, or as KNET_MODELS__NAME__MAX_BATCH and so on:",

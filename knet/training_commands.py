@@ -5,20 +5,63 @@ from typing import Annotated, Literal
 
 import typer
 
+from knet.completion import complete_recipe, complete_variant
 from knet.explained import explained
+
+TRAIN_EPILOG = """
+Examples:
+
+knet train small_semantic --data field --out runs/field
+
+knet train small_semantic --data field --out runs/field --set steps=4000 --set batch_size=4
+
+knet train nuclei --data cells --out runs/cells --from runs/nuclei
+
+knet train small_panoptic --data street --print
+"""
+
+EVALUATE_EPILOG = """
+Examples:
+
+knet evaluate runs/field --data field
+
+knet evaluate repository/field/1 --data field --variant openvino-int8 --json scores.json
+
+knet evaluate field --url http://127.0.0.1:8000 --data field --worst 8 --pictures worst
+"""
+
+CHECK_EPILOG = """
+Examples:
+
+knet check field
+
+knet check photos --description field.json --out check-photos
+"""
+
+CONVERT_EPILOG = """
+Examples:
+
+knet convert field --out field-panoptic
+"""
 
 Split = Literal["train", "val"]
 Accelerator = Literal["auto", "cpu", "cuda"]
+Description = Annotated[
+    Path | None,
+    typer.Option(
+        exists=True, dir_okay=False, help="JSON that says what is what in the data. Default: data.json in its folder."
+    ),
+]
 
 
 def train(
-    recipe: Annotated[str, typer.Argument(help="One of the recipes below.")],
+    recipe: Annotated[str, typer.Argument(autocompletion=complete_recipe, help="One of the recipes above.")],
     data: Annotated[Path, typer.Option(help="Folder of the data set; docs/data.md lists the formats.")],
     out: Annotated[
         Path | None,
         typer.Option(file_okay=False, help="Folder of the run. One that was stopped or killed in it goes on."),
     ] = None,
-    description: Annotated[Path | None, typer.Option(help="File that says what is what in the data.")] = None,
+    description: Description = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Change a field of the recipe; may be given several times."),
@@ -34,7 +77,9 @@ def train(
     devices: Annotated[int, typer.Option(help="Devices of a machine, each with a process.")] = 1,
     nodes: Annotated[int, typer.Option(help="Machines; the command is given on each (see docs/training.md).")] = 1,
     skip_check: Annotated[bool, typer.Option("--skip-check", help="Do not open every image first.")] = False,
-    show: Annotated[bool, typer.Option("--print", help="Print the whole configuration as JSON, and stop.")] = False,
+    show: Annotated[
+        bool, typer.Option("--print-config", "--print", help="Print the whole configuration as JSON, and stop.")
+    ] = False,
 ) -> None:
     """Train a K-Net and write a checkpoint.
 
@@ -93,18 +138,24 @@ def evaluate(
     model: Annotated[str, typer.Argument(help="Folder of a checkpoint or an artifact; with --url, a model's name.")],
     data: Annotated[Path, typer.Option(help="Folder of annotated images; docs/data.md lists the formats.")],
     split: Annotated[Split, typer.Option(help="Which part of it.")] = "val",
-    description: Annotated[
-        Path | None, typer.Option(help="JSON that says what the data's folders and numbers mean.")
-    ] = None,
+    description: Description = None,
     url: Annotated[str | None, typer.Option(help="Score the answers of this server.")] = None,
     api_key: Annotated[str | None, typer.Option(envvar="KNET_API_KEY", help="Key of that server.")] = None,
     variant: Annotated[
         str | None,
-        typer.Option(help="The artifact's variant, such as openvino-bf16. Default: the first that runs here."),
+        typer.Option(
+            autocompletion=complete_variant,
+            help="The artifact's variant, such as openvino-bf16. Default: the first that runs here.",
+        ),
     ] = None,
     max_images: Annotated[int | None, typer.Option(min=1, help="At most so many, evenly spaced.")] = None,
-    out: Annotated[
-        Path | None, typer.Option(dir_okay=False, help="Write all scores there, each image's too, as JSON.")
+    json_file: Annotated[
+        typer.FileTextWrite | None,
+        typer.Option(
+            "--json",
+            "--out",
+            help="Write all scores there, each image's too, as JSON; - is standard output, for nothing else.",
+        ),
     ] = None,
     worst: Annotated[int, typer.Option(min=0, help="Draw so many of the images with the lowest scores.")] = 0,
     pictures: Annotated[Path | None, typer.Option(file_okay=False, help="Folder for their pictures.")] = None,
@@ -121,7 +172,7 @@ def evaluate(
             api_key=api_key,
             variant=variant,
             max_images=max_images,
-            out=out,
+            json_file=json_file,
             num_worst=worst,
             pictures=pictures,
         )
@@ -130,9 +181,7 @@ def evaluate(
 
 def check(
     data: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="Folder of a data set.")],
-    description: Annotated[
-        Path | None, typer.Option(help="What is in it, if data.json is not in the folder: docs/data.md.")
-    ] = None,
+    description: Description = None,
     out: Annotated[Path, typer.Option(file_okay=False, help="Folder for check.json and images.png.")] = Path("check"),
 ) -> None:
     """Look whether a data set is as it should be, before a training finds out.
@@ -153,9 +202,7 @@ def check(
 def convert(
     source: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="Folder of a data set.")],
     out: Annotated[Path, typer.Option(file_okay=False, help="Folder for the COCO panoptic set; must not exist.")],
-    description: Annotated[
-        Path | None, typer.Option(help="What is in it, if data.json is not in the folder: docs/data.md.")
-    ] = None,
+    description: Description = None,
 ) -> None:
     """Write a data set as COCO panoptic, with its split into train and val."""
     with explained("train"):

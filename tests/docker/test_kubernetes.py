@@ -25,10 +25,15 @@ def documents(text: str) -> list[Manifest]:
     return [document for document in yaml.safe_load_all(text) if document]
 
 
+def resources_of(folder: str) -> list[str]:
+    """Names of the files of a folder that hold resources."""
+    names: list[str] = yaml.safe_load((KUBERNETES / folder / "kustomization.yaml").read_text())["resources"]
+    return names
+
+
 def written(folder: str) -> list[Manifest]:
     """The resources of a folder as they are written."""
-    kustomization = yaml.safe_load((KUBERNETES / folder / "kustomization.yaml").read_text())
-    paths = [KUBERNETES / folder / name for name in kustomization["resources"]]
+    paths = [KUBERNETES / folder / name for name in resources_of(folder)]
     return [document for path in paths for document in documents(path.read_text())]
 
 
@@ -169,3 +174,35 @@ def test_kserve_serves_what_it_mounts(monkeypatch):
         monkeypatch.setenv(name, value)
     assert Settings().repository == Path("/mnt/models")
     assert container["ports"][0]["containerPort"] == Settings().port
+
+
+def test_kserves_container_is_of_the_schema_of_pods():
+    """KServe's own kinds have none here; what they hold is that of a pod."""
+    spec = yaml.safe_load((KUBERNETES / "kserve/serving-runtime.yaml").read_text())["spec"]
+    pod = {"containers": spec["containers"], "volumes": spec["volumes"]}
+    manifest = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "knet"}, "spec": pod}
+    kubernetes_validate.validate(manifest, kubernetes_validate.latest_version(), strict=True)
+
+
+def test_prometheus_finds_the_pods():
+    (job,) = yaml.safe_load((KUBERNETES / "autoscaling/prometheus-scrape.yaml").read_text())
+    keep = next(rule for rule in job["relabel_configs"] if rule.get("action") == "keep")
+    assert keep["source_labels"] == [
+        "__meta_kubernetes_pod_label_app_kubernetes_io_name",
+        "__meta_kubernetes_pod_container_port_name",
+    ]
+    (container,) = pod_of(written("base"))["containers"]
+    assert keep["regex"] == f"{LABELS['app.kubernetes.io/name']};{container['ports'][0]['name']}"
+
+
+def test_every_file_is_checked():
+    """A new one wants a test; resources of base and models are found by their kustomizations."""
+    resources = {f"{folder}/{name}" for folder in ("base", "models") for name in resources_of(folder)}
+    rendered = {f"{folder}/kustomization.yaml" for folder in (*OVERLAYS, "models")} | {
+        "gpu/server.yaml",
+        "models/mount.yaml",
+    }
+    others = {"kserve/serving-runtime.yaml", "kserve/inference-service.yaml"}
+    others |= {"autoscaling/prometheus-adapter-values.yaml", "autoscaling/prometheus-scrape.yaml"}
+    found = {path.relative_to(KUBERNETES).as_posix() for path in KUBERNETES.rglob("*") if path.is_file()}
+    assert found == resources | rendered | others

@@ -57,6 +57,13 @@ def test_segment_starts_and_stops_a_server_of_its_own(invoke, nuclei_repository,
     assert set(multiprocessing.active_children()) <= before
 
 
+def test_segment_takes_a_repository(invoke, nuclei_repository, image_path, tmp_path):
+    answers = tmp_path / "new" / "answers.jsonl"
+    result = invoke("segment", image_path, "--repository", nuclei_repository, "--version", 1, "--json", answers)
+    assert result.exit_code == 0, result.output
+    assert json.loads(answers.read_text())["version"] == "1"
+
+
 def test_table_shows_the_best_segments_and_the_total(invoke, nuclei_server, tmp_path):
     image = np.zeros((32, 60, 3), np.uint8)
     image[:, :55, 0] = np.arange(55) // 5 + 1

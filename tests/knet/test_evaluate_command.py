@@ -236,3 +236,10 @@ def test_an_unknown_model_of_a_server_is_told_with_what_there_is(invoke, server,
     result = invoke("cats", "--url", server, "--data", panoptic_data)
     assert result.exit_code == 1
     assert "there is no model cats" in result.stderr
+
+
+def test_scores_go_to_standard_output_and_nothing_else(invoke, repository, panoptic_data):
+    result = invoke(repository / "tiny-panoptic" / "1", "--data", panoptic_data, "--json", "-")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["kind"] == "panoptic"
+    assert "background" in result.stderr
