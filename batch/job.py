@@ -11,6 +11,7 @@ from batch.folder import open_folder
 from batch.progress import JobProgress
 from batch.sinks import SINKS, Format
 from batch.sources import list_items
+from batch.steps import SlideOptions
 from service import repository
 from service.answers import Wish
 from service.artifact import ArtifactMetadata
@@ -27,7 +28,8 @@ class Job:
     """What is asked.
 
     `source`, `image_folder`: see `sources.list_items`. `version`: None: the newest. `categories`: ids or names; empty:
-    all. Thresholds: None: the model's. `ray_address`: see `ray_runner.run`; None: this machine alone, without Ray.
+    all. Thresholds: None: the model's. `slide_pixels`: images of more are slides; None: those above the limit of the
+    settings. `ray_address`: see `ray_runner.run`; None: this machine alone, without Ray.
     """
 
     source: str
@@ -39,6 +41,7 @@ class Job:
     score_threshold: float | None = None
     overlap_threshold: float | None = None
     categories: tuple[str, ...] = ()
+    slide_pixels: int | None = None
     ray_address: str | None = None
 
 
@@ -62,7 +65,10 @@ def run(job: Job, settings: Settings, console: Console) -> dict[str, Any]:
         if folder.num_done < folder.num_items:
             with JobProgress(console, folder.num_done, folder.num_items) as progress:
                 if job.ray_address is None:
-                    local_runner.run(folder, stored, settings, wish, job.format, progress.advance)
+                    slides = SlideOptions(
+                        min_pixels=request["slide_pixels"], work=folder.slide_work, told=progress.tell_slide
+                    )
+                    local_runner.run(folder, stored, settings, wish, job.format, progress.advance, slides)
                 else:
                     from batch import ray_runner
 
@@ -110,4 +116,5 @@ def describe(job: Job, stored: StoredArtifact, settings: Settings) -> dict[str, 
         "score_threshold": job.score_threshold,
         "overlap_threshold": job.overlap_threshold,
         "categories": list(job.categories),
+        "slide_pixels": settings.max_pixels if job.slide_pixels is None else job.slide_pixels,
     }
