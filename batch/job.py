@@ -64,16 +64,23 @@ def run(job: Job, settings: Settings, console: Console) -> dict[str, Any]:
             console.print(f"going on: {folder.num_done} of {folder.num_items} images are done", highlight=False)
         if folder.num_done < folder.num_items:
             with JobProgress(console, folder.num_done, folder.num_items) as progress:
+                slide_pixels = request["slide_pixels"]
                 if job.ray_address is None:
-                    slides = SlideOptions(
-                        min_pixels=request["slide_pixels"], work=folder.slide_work, told=progress.tell_slide
-                    )
+                    slides = SlideOptions(min_pixels=slide_pixels, work=folder.slide_work, told=progress.tell_slide)
                     local_runner.run(folder, stored, settings, wish, job.format, progress.advance, slides)
                 else:
                     from batch import ray_runner
 
-                    address = job.ray_address
-                    ray_runner.run(folder, stored, settings, wish, job.format, progress.advance, address)
+                    ray_runner.run(
+                        folder,
+                        stored,
+                        settings,
+                        wish,
+                        job.format,
+                        progress.advance,
+                        slide_pixels=slide_pixels,
+                        address=job.ray_address,
+                    )
             console.print(f"{progress.rate:.1f} images/s", highlight=False)
     except BaseException:
         folder.close()

@@ -8,10 +8,12 @@ from batch.sinks import SINKS, Format
 from batch.steps import Outcome, SlideOptions, Steps
 from batch.workers import for_each
 from service.answers import Wish
+from service.engine_worker import Opener
 from service.replicas import Replicas
 from service.repository import StoredArtifact
 from service.session import available_cpus
 from service.settings import Settings
+from service.variants import open_session
 
 
 def run(
@@ -22,14 +24,16 @@ def run(
     format: Format,
     advanced: Callable[[Outcome], None],
     slides: SlideOptions,
+    *,
+    opener: Opener = open_session,
 ) -> None:
-    """Do all images that are not done.
+    """Do all images that are not done; `opener`: what engine processes load the model with.
 
     Raises:
         ServiceError: the engine cannot be started.
         OSError: an output cannot be written.
     """
-    replicas = Replicas(stored, settings)
+    replicas = Replicas(stored, settings, opener=opener)
     replicas.start()
     try:
         replicas.wait_ready()

@@ -1,4 +1,4 @@
-"""What the model sees in a slide: its rows of tiles, one or two of which are in memory, and what is kept of each on disk.
+"""What the model sees in a slide: rows of tiles, one or two of which are in memory, and what is kept of each on disk.
 
 The rows that an earlier process has finished are not done again.
 """
@@ -26,7 +26,7 @@ _STRIP_ROWS = 512
 
 
 def slide_statistics(slide: SlideFile, work: Path, check: Callable[[], None]) -> dict[str, float]:
-    """`image_statistics` of the whole slide, by reading it once, or from `work`, where an earlier process has left them.
+    """`image_statistics` of the whole slide, by reading it once, or from `work` if an earlier process has.
 
     `check` raises what ends the work.
     """

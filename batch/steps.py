@@ -5,7 +5,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -115,7 +115,7 @@ class Steps:
     def __call__(self, index: int, item: Item) -> Outcome:
         """Read, decode, segment, encode; a bad image's outcome is its error. Raises EngineLostError, StoppedError."""
         try:
-            with open_slide(item, max_pixels=self._slides.min_pixels, max_side=self._max_side) as slide:
+            with self._open_slide(item) as slide:
                 if slide is not None:
                     return self._segment_slide(index, item, slide)
             return self._segment(index, item)
@@ -128,12 +128,23 @@ class Steps:
         except Exception as error:  # of a remote file system, or of a file that nobody has thought of
             return _failed(index, "unreadable", f"{type(error).__name__}: {error}")
 
+    def is_slide(self, item: Item) -> bool:
+        """Whether the image is a slide; not if it cannot be read, which a call tells."""
+        try:
+            with self._open_slide(item) as slide:
+                return slide is not None
+        except Exception:
+            return False
+
     def stop(self) -> None:
         """End the work at a slide, which may be long: images that are begun are finished."""
         with self._lock:
             self._is_stopped = True
             for ticket in self._tickets:
                 ticket.cancel(StoppedError("the job is stopped"))
+
+    def _open_slide(self, item: Item) -> AbstractContextManager[SlideFile | None]:
+        return open_slide(item, max_pixels=self._slides.min_pixels, max_side=self._max_side)
 
     def _segment(self, index: int, item: Item) -> Outcome:
         ticket = Ticket(_LONGEST_S)

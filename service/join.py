@@ -43,7 +43,7 @@ class Joined:
 
 @dataclass(frozen=True, kw_only=True)
 class Groups:
-    """Which labels are the same segment: `id_of` (L + 1) is the id of label 0, 1, ...; the others (J) are of id 1, ..."""
+    """Which labels are the same segment: `id_of` (L + 1) is the id of label 0, 1, ...; the others (J) of id 1, ..."""
 
     id_of: NDArray[np.int32]
     class_index: NDArray[np.int64]

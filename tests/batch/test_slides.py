@@ -152,7 +152,7 @@ def jpeg_tiles(image: np.ndarray, side: int):
 
 
 def write_jpeg_tiles(path: Path, image: np.ndarray) -> None:
-    """As scanners of slides do; tifffile writes tiles that are encoded already, and is told afterwards what they are."""
+    """As scanners of slides do; tifffile writes tiles that are encoded already, and is told later what they are."""
     shape, tile = image.shape, (64, 64)
     subsampling = [(530, 3, 2, (2, 2), True)]
     tifffile.imwrite(
