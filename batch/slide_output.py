@@ -17,7 +17,7 @@ from service.artifact import ArtifactMetadata
 TILE = 512
 _BYTES_AT_ONCE = 2**24  # of ids that are compressed together
 _ROWS = 20_000  # objects in a row group of the table
-_MAX_MASK_PIXELS = 2**24  # of an object's box; masks of larger ones are in the TIFF alone
+_MAX_MASK_PIXELS = 2**22  # of an object's box; masks of larger ones are in the TIFF alone
 
 
 def write_slide(
