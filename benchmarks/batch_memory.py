@@ -4,7 +4,7 @@
         [--model simulated] [--out FILE]
 
 Images: pieces of 64 x 64 pixels of those in FOLDER, 500 different ones, the same file under many names. Slides
-(WIDTHxHEIGHT): pieces of 256 x 256 side by side, in tiles of 512. `simulated`: an engine that takes 1 ms a run and gives
+(WIDTHxHEIGHT): pieces of 256 x 256 side by side, in tiles of 512. `simulated`: an engine of 1 ms a run that gives
 60 segments a tile (`benchmarks.simulated`); else a model of the repository, for slides alone. The engine's process is
 not counted. Prints a table, then one JSON line.
 """
@@ -126,7 +126,9 @@ def main() -> None:
             write_images(folder, sources, count)
             out = Path(work) / f"out{next(number)}"
             peak, seconds = measure(folder, out, simulated.NAME, small, 10**9)
-            figures.append({"images": count, "pixels": count * 64 * 64, "mib": peak, "seconds": seconds, "objects": None})
+            figures.append(
+                {"images": count, "pixels": count * 64 * 64, "mib": peak, "seconds": seconds, "objects": None}
+            )
         repository = tiled if options.model == simulated.NAME else Settings(host="127.0.0.1", api_keys=()).repository
         for size in options.slides:
             width, height = map(int, size.split("x"))
