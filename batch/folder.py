@@ -1,12 +1,13 @@
 """The folder of a job: what it was asked, the list of its images, what is done, and at the end the files of all.
 
-While the job runs, `OUT/.job` has `items.jsonl`, `request.json` and `journal.jsonl`. At the end it is gone, and
-`OUT/job.json` tells what was made. Pictures are written before the image's line in the journal.
+While the job runs, `OUT/.job` has `items.jsonl`, `request.json` and `journal.jsonl`, and in `slides` what is begun of
+slides. At the end it is gone, and `OUT/job.json` tells what was made. Pictures are written before the image's line in
+the journal.
 """
 
 import shutil
 from collections.abc import Iterable, Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import orjson
@@ -15,6 +16,7 @@ from batch.durable import replacing, write_bytes
 from batch.items import Item
 from batch.journal import Journal
 from batch.sinks import Sink
+from batch.slide import LABELS, TABLE
 from batch.steps import Outcome
 from service.artifact import ArtifactMetadata
 
@@ -33,6 +35,11 @@ class JobFolder:
         self.journal = Journal(self._work / "journal.jsonl", self.num_items)
 
     @property
+    def slide_work(self) -> Path:
+        """Folder of what is begun of slides."""
+        return self._work / "slides"
+
+    @property
     def num_done(self) -> int:
         """Images that are done, those that failed among them."""
         return self.journal.num_done
@@ -45,11 +52,19 @@ class JobFolder:
         """Write what is kept of an image; for any thread."""
         if outcome.picture is not None:
             write_bytes(self._out / self._sink.folder / f"{item.stem}.png", outcome.picture)
+        if outcome.slide is not None:
+            target = self._out / "slides" / item.stem
+            target.parent.mkdir(parents=True, exist_ok=True)
+            for name in (LABELS, TABLE):
+                # Files of a slide have the suffix of what they are; a name may have dots of its own.
+                (outcome.slide / name).replace(target.with_name(target.name + PurePosixPath(name).suffix))
         self.journal.append(outcome.index, outcome.record)
+        if outcome.slide is not None:
+            shutil.rmtree(outcome.slide)
 
     def finish(self, metadata: ArtifactMetadata) -> dict[str, Any]:
         """Write the files about all images and end the job; gives what `job.json` says."""
-        self._sink.finish(self._out, lambda: (one for one in self._records() if "error" not in one), metadata)
+        self._sink.finish(self._out, self._images, metadata)
         failed = self._write_lines(
             "failed.jsonl",
             (
@@ -62,7 +77,15 @@ class JobFolder:
             "warnings.jsonl",
             ({"file_name": one["name"], "warnings": one["warnings"]} for one in self._records() if one.get("warnings")),
         )
-        report = {**self._request, "failed": failed, "warned": warned}
+        slides = self._write_lines(
+            "slides.jsonl",
+            (
+                {name: one[name] for name in ("id", "name", "stem", "height", "width")} | one["slide"]
+                for one in self._records()
+                if "slide" in one
+            ),
+        )
+        report = {**self._request, "slides": slides, "failed": failed, "warned": warned}
         write_bytes(self._out / _REPORT, orjson.dumps(report, option=orjson.OPT_INDENT_2) + b"\n")
         self.close()
         shutil.rmtree(self._work)
@@ -81,6 +104,10 @@ class JobFolder:
         """What is kept of each image, with its name."""
         for item, (_, record) in zip(self._items(), self.journal.records(), strict=True):
             yield {"id": item.id, "name": item.name, "stem": item.stem, "url": item.url, **record}
+
+    def _images(self) -> Iterator[dict[str, Any]]:
+        """What is kept of the images that did not fail, but for slides."""
+        return (one for one in self._records() if "error" not in one and "slide" not in one)
 
     def _write_lines(self, name: str, entries: Iterator[dict[str, Any]]) -> int:
         count = 0

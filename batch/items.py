@@ -8,6 +8,8 @@ from typing import Any
 
 from fsspec.core import url_to_fs
 
+# What is to be installed for URLs of each kind.
+_EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs", "az": "az", "abfs": "az", "abfss": "az", "adl": "az"}
 _lock = threading.Lock()
 
 
@@ -44,7 +46,8 @@ def open_file_system(url: str) -> tuple[Any, str]:
     try:
         file_system, path = url_to_fs(url)
     except ImportError as error:  # s3fs, gcsfs and adlfs are installed by those who need them
-        raise ValueError(f"{url}: {error}") from error
+        extra = _EXTRAS.get(url.split("://")[0])
+        raise ValueError(f"{url}: " + (f"this needs: pip install '.[{extra}]'" if extra else str(error))) from error
     return file_system, path
 
 

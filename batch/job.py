@@ -11,6 +11,7 @@ from batch.folder import open_folder
 from batch.progress import JobProgress
 from batch.sinks import SINKS, Format
 from batch.sources import list_items
+from batch.steps import SlideOptions
 from service import repository
 from service.answers import Wish
 from service.artifact import ArtifactMetadata
@@ -27,7 +28,8 @@ class Job:
     """What is asked.
 
     `source`, `image_folder`: see `sources.list_items`. `version`: None: the newest. `categories`: ids or names; empty:
-    all. Thresholds: None: the model's. `ray_address`: see `ray_runner.run`; None: this machine alone, without Ray.
+    all. Thresholds: None: the model's. `slide_pixels`: images of more are slides; None: those above the limit of the
+    settings. `ray_address`: see `ray_runner.run`; None: this machine alone, without Ray.
     """
 
     source: str
@@ -39,6 +41,7 @@ class Job:
     score_threshold: float | None = None
     overlap_threshold: float | None = None
     categories: tuple[str, ...] = ()
+    slide_pixels: int | None = None
     ray_address: str | None = None
 
 
@@ -61,13 +64,23 @@ def run(job: Job, settings: Settings, console: Console) -> dict[str, Any]:
             console.print(f"going on: {folder.num_done} of {folder.num_items} images are done", highlight=False)
         if folder.num_done < folder.num_items:
             with JobProgress(console, folder.num_done, folder.num_items) as progress:
+                slide_pixels = request["slide_pixels"]
                 if job.ray_address is None:
-                    local_runner.run(folder, stored, settings, wish, job.format, progress.advance)
+                    slides = SlideOptions(min_pixels=slide_pixels, work=folder.slide_work, told=progress.tell_slide)
+                    local_runner.run(folder, stored, settings, wish, job.format, progress.advance, slides)
                 else:
                     from batch import ray_runner
 
-                    address = job.ray_address
-                    ray_runner.run(folder, stored, settings, wish, job.format, progress.advance, address)
+                    ray_runner.run(
+                        folder,
+                        stored,
+                        settings,
+                        wish,
+                        job.format,
+                        progress.advance,
+                        slide_pixels=slide_pixels,
+                        address=job.ray_address,
+                    )
             console.print(f"{progress.rate:.1f} images/s", highlight=False)
     except BaseException:
         folder.close()
@@ -110,4 +123,5 @@ def describe(job: Job, stored: StoredArtifact, settings: Settings) -> dict[str, 
         "score_threshold": job.score_threshold,
         "overlap_threshold": job.overlap_threshold,
         "categories": list(job.categories),
+        "slide_pixels": settings.max_pixels if job.slide_pixels is None else job.slide_pixels,
     }

@@ -25,6 +25,7 @@ from batch.job import Job, describe, find_model, make_wish
 from batch.progress import JobProgress
 from batch.sinks import SINKS
 from batch.sources import list_items
+from batch.steps import SlideOptions
 from benchmarks.load import Figures, print_figures, write_json
 from service import answers
 from service.image import decode
@@ -79,7 +80,8 @@ def measure_job(folder: Path, stored: StoredArtifact, job: Job, settings: Settin
     assert open_job is not None
     with JobProgress(Console(file=io.StringIO()), 0, open_job.num_items) as progress:
         wish = make_wish(job, stored.metadata)
-        local_runner.run(open_job, stored, settings, wish, job.format, progress.advance)
+        slides = SlideOptions(min_pixels=settings.max_pixels, work=open_job.slide_work)
+        local_runner.run(open_job, stored, settings, wish, job.format, progress.advance, slides)
         rate = progress.rate
     open_job.finish(stored.metadata)
     return rate

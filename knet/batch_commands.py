@@ -16,6 +16,8 @@ knet batch photos --out masks
 
 knet batch 's3://bucket/shards/*.tar' --out masks --format parquet
 
+knet batch slides --out cells
+
 knet batch annotations/val.json --image-folder val2017 --model mine --out masks --format coco-panoptic
 """
 
@@ -55,6 +57,15 @@ def batch(
         float | None, typer.Option(min=0, max=1, help="Least share of a mask that must be its own.")
     ] = None,
     categories: Annotated[str | None, typer.Option(help="Only these: ids or names, separated by commas.")] = None,
+    slide_pixels: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="TIFF files of more pixels than this are slides: read tile by tile and never held whole, into "
+            "OUT/slides/NAME.tif, ids in tiles of 512, and NAME.parquet, a row an object. 0: all. "
+            "Default: KNET_MAX_PIXELS, 100 million.",
+        ),
+    ] = None,
     ray_address: Annotated[
         str | None,
         typer.Option(
@@ -86,6 +97,7 @@ def batch(
             score_threshold=score_threshold,
             overlap_threshold=overlap_threshold,
             categories=(categories,) if categories else (),
+            slide_pixels=slide_pixels,
             ray_address=ray_address,
         )
         settings = Settings(host="127.0.0.1", api_keys=())

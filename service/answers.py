@@ -53,13 +53,17 @@ def tasks_of(metadata: ArtifactMetadata) -> list[Task]:
 
 def view(result: Result, wish: Wish, metadata: ArtifactMetadata) -> Result:
     """The result as the task sees it, with the categories wanted."""
-    wanted = set(range(len(metadata.categories))) if wish.class_indices is None else set(wish.class_indices)
+    wanted = wanted_classes(wish, metadata)
     if isinstance(result, Instances):
         return select_instances(result, wanted)
-    if wish.task == "instance":
-        wanted = {index for index in wanted if metadata.categories[index].is_thing}
     segmentation = select(result, wanted)
     return join_by_class(segmentation) if wish.task == "semantic" else segmentation
+
+
+def wanted_classes(wish: Wish, metadata: ArtifactMetadata) -> frozenset[int]:
+    """Indices of the categories that the wish asks for."""
+    wanted = range(len(metadata.categories)) if wish.class_indices is None else wish.class_indices
+    return frozenset(index for index in wanted if wish.task != "instance" or metadata.categories[index].is_thing)
 
 
 def picture(image: NDArray[np.uint8], result: Result, wish: Wish, metadata: ArtifactMetadata) -> bytes:

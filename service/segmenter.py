@@ -64,13 +64,20 @@ class Segmenter:
             ((_, outputs),) = self._run(scaled, plan, shared)
             upsample, score = metadata.mask_upsample, thresholds["score_threshold"]
             return read_instances(outputs, plan, mask_upsample=upsample, score_threshold=score)
-        read = self._read_slots if metadata.kind == "panoptic" else self._read_classes
-        results = [read(outputs, tile, plan.stride) for tile, outputs in self._run(scaled, plan, shared | thresholds)]
+        results = self.read_tiles(scaled, plan, shared | thresholds)
         joined = join_tiles(results, plan)
         id_map = cells_to_image(joined.id_map, plan)
-        min_area = np.where(self._is_thing[joined.class_index], metadata.thresholds.min_area, 1)
-        warnings = self._warn(results)
+        min_area = min_areas(metadata, joined.class_index)
+        warnings = crowded_warnings(metadata, sum(is_crowded(metadata, result) for result in results), len(results))
         return from_id_map(id_map, joined.class_index, joined.score, min_area=min_area, warnings=warnings)
+
+    def read_tiles(self, scaled: NDArray[np.uint8], plan: Plan, values: Mapping[str, float]) -> list[TileResult]:
+        """A result per tile of the plan, in its order; not for instance artifacts, whose masks are not joined.
+
+        `scaled`: (H, W, 3) at the plan's scaled size. `values`: inputs of the graph that all tiles share.
+        """
+        read = self._read_slots if self.metadata.kind == "panoptic" else self._read_classes
+        return [read(outputs, tile, plan.stride) for tile, outputs in self._run(scaled, plan, values)]
 
     def _run(
         self, scaled: NDArray[np.uint8], plan: Plan, shared: Mapping[str, float]
@@ -121,16 +128,25 @@ class Segmenter:
             is_thing=np.zeros(len(present), np.bool_),  # regions of a class are joined, whatever it is
         )
 
-    def _warn(self, results: list[TileResult]) -> list[str]:
-        """Of slots that ran short, which only a panoptic artifact's can."""
-        if self.metadata.kind != "panoptic":
-            return []
-        slots = self.metadata.num_thing_slots
-        num_crowded = sum(int(result.is_thing.sum()) >= CROWDED * slots for result in results)
-        if not num_crowded:
-            return []
-        where = "the image" if len(results) == 1 else f"{num_crowded} of {len(results)} tiles"
-        return [f"{where} used nearly all of the model's {slots} thing slots; objects may be missing"]
+
+def min_areas(metadata: ArtifactMetadata, class_index: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Fewest pixels of the posted image that a segment of each class (K) may have."""
+    is_thing = np.array([category.is_thing for category in metadata.categories])
+    return np.where(is_thing[class_index], metadata.thresholds.min_area, 1)
+
+
+def is_crowded(metadata: ArtifactMetadata, result: TileResult) -> bool:
+    """Whether slots ran short in a tile, which only a panoptic artifact's can."""
+    return metadata.kind == "panoptic" and int(result.is_thing.sum()) >= CROWDED * metadata.num_thing_slots
+
+
+def crowded_warnings(metadata: ArtifactMetadata, num_crowded: int, num_tiles: int) -> list[str]:
+    """What an answer says of crowded tiles."""
+    if not num_crowded:
+        return []
+    where = "the image" if num_tiles == 1 else f"{num_crowded} of {num_tiles} tiles"
+    slots = metadata.num_thing_slots
+    return [f"{where} used nearly all of the model's {slots} thing slots; objects may be missing"]
 
 
 def find_thresholds(

@@ -48,7 +48,7 @@ def from_id_map(
     """
     classes = np.asarray(class_index, np.int64)
     scores = np.asarray(score, np.float64)
-    area, boxes = _measure(id_map, len(classes) + 1)
+    area, boxes = measure(id_map, len(classes) + 1)
     present = np.flatnonzero(area[1:] >= np.maximum(min_area, 1))
     order = present[np.argsort(-scores[present], kind="stable")]
     new_id = np.zeros(len(classes) + 1, np.int32)
@@ -95,8 +95,8 @@ def join_by_class(segmentation: Segmentation) -> Segmentation:
     return from_id_map(new_id[segmentation.id_map], classes, scores, warnings=segmentation.warnings)
 
 
-def _measure(id_map: NDArray[np.int32], num_ids: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Area (num_ids) and bbox (num_ids, 4) of each id, from the runs along the rows."""
+def measure(id_map: NDArray[np.int32], num_ids: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Area (num_ids) and bbox (num_ids, 4) of each id of a map (H, W), from the runs along its rows."""
     height, width = id_map.shape
     is_start = np.empty((height, width), np.bool_)
     is_start[:, 0] = True

@@ -1,9 +1,6 @@
-import threading
-
 import pytest
 
 from batch.journal import Journal
-from batch.local_runner import for_each
 
 
 def test_records_come_in_the_order_of_the_job(tmp_path):
@@ -51,37 +48,3 @@ def test_one_process_at_a_time(tmp_path):
         Journal(tmp_path / "j", 1)
     journal.close()
     Journal(tmp_path / "j", 1).close()
-
-
-def test_no_more_items_are_taken_than_threads_work_at():
-    lock, taken, finished, most = threading.Lock(), 0, 0, 0
-
-    def items():
-        nonlocal taken, most
-        for index in range(500):
-            with lock:
-                taken += 1
-                most = max(most, taken - finished)
-            yield index, None
-
-    def work(index, item):
-        nonlocal finished
-        with lock:
-            finished += 1
-
-    for_each(work, items(), 4)
-    assert finished == 500
-    assert most <= 5
-
-
-def test_the_first_error_ends_the_run():
-    done = []
-
-    def work(index, item):
-        if index == 3:
-            raise OSError("disk full")
-        done.append(index)
-
-    with pytest.raises(OSError, match="disk full"):
-        for_each(work, ((index, None) for index in range(1000)), 2)
-    assert len(done) < 20

@@ -6,8 +6,10 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
+import tifffile
 from rich.console import Console
 
 from batch.job import Job, run
@@ -32,6 +34,7 @@ def has_engine(raylet) -> bool:
 def cluster(monkeypatch):
     from ray.cluster_utils import Cluster
 
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # as polite as Ray's are, workers starve on a busy machine
     monkeypatch.setenv("PYTHONPATH", str(ROOT))  # of the workers; installed packages need no such thing
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": STORE})
     yield cluster
@@ -79,5 +82,32 @@ def test_a_lost_node_loses_no_image(cluster, many_images, batch_settings, tmp_pa
     thread.join()
     assert lost_at[0] < 257
     assert (report["images"], report["failed"]) == (257, 1)
+    job(tmp_path / "here")
+    assert read_tree(tmp_path / "on_ray") == read_tree(tmp_path / "here")
+
+
+@pytest.mark.slow
+def test_slides_come_after_the_images(cluster, make_scene, encode, batch_settings, tmp_path, read_tree):
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    for number in range(3):
+        (folder / f"{number}.png").write_bytes(encode(make_scene(number)))
+        slide = np.kron(make_scene(number), np.ones((4, 4, 1), np.uint8))
+        tifffile.imwrite(folder / f"slide{number}.tif", slide, tile=(64, 64), compression="zlib")
+    tifffile.imwrite(folder / "bad.tif", slide.astype(np.uint16), tile=(64, 64))
+
+    def job(out, address=None) -> dict:
+        wanted = Job(
+            source=str(folder),
+            out=out,
+            model="panoptic",
+            format="coco-panoptic",
+            slide_pixels=20_000,
+            ray_address=address,
+        )
+        return run(wanted, batch_settings, Console(file=io.StringIO()))
+
+    report = job(tmp_path / "on_ray", cluster.address)
+    assert (report["images"], report["slides"], report["failed"]) == (7, 3, 1)
     job(tmp_path / "here")
     assert read_tree(tmp_path / "on_ray") == read_tree(tmp_path / "here")

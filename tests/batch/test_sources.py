@@ -1,6 +1,6 @@
-import importlib.util
 import io
 import json
+import sys
 import tarfile
 
 import fsspec
@@ -129,11 +129,21 @@ def test_what_is_not_there_or_empty(tmp_path):
         list(list_items(str(tmp_path)))
 
 
-def test_a_cloud_whose_package_is_missing_is_told():
-    if importlib.util.find_spec("gcsfs"):
-        pytest.skip("gcsfs is installed")
-    with pytest.raises(ValueError, match="gcsfs"):
-        list(list_items("gs://bucket/photos"))
+@pytest.mark.parametrize(
+    ("url", "module", "extra"),
+    [
+        ("s3://b/x", "s3fs", "s3"),
+        ("gs://b/x", "gcsfs", "gs"),
+        ("az://b/x", "adlfs", "az"),
+        ("abfs://b/x", "adlfs", "az"),
+    ],
+)
+def test_a_cloud_whose_package_is_missing_is_told(url, module, extra, monkeypatch):
+    monkeypatch.setitem(sys.modules, module, None)  # as if it were not installed, if it is
+    known = sys.modules["fsspec.registry"]._registry
+    monkeypatch.delitem(known, url.split("://")[0], raising=False)
+    with pytest.raises(ValueError, match=rf"{url}: this needs: pip install '\.\[{extra}\]'"):
+        list(list_items(url))
 
 
 def test_names_that_would_meet(folder):
