@@ -124,7 +124,7 @@ def _outcomes(
             enable_true_multi_threading=True,
         ),
     )
-    for row in outcomes.iter_rows(prefetch_batches=0) if batch == 1 else outcomes.iter_rows():
+    for row in outcomes.iter_rows():
         slide = None
         if row["labels"] is not None:
             slide = work / str(row["index"])

@@ -327,3 +327,25 @@ def test_a_killed_slide_goes_on_at_its_rows(number, slide_repository, read_tree,
     assert begin(whole).wait() == 0
     assert read_tree(killed) == read_tree(whole)
     assert (killed / "slides" / "a.tif").exists()
+
+
+@pytest.mark.slow
+def test_the_nuclei_of_a_mosaic_are_those_of_the_image_in_memory(tmp_path):
+    example = decode((ROOT / "examples" / "nuclei.png").read_bytes())
+    mosaic = np.concatenate(
+        [np.concatenate([example, example[:, ::-1]], 1), np.concatenate([example[::-1], example], 1)]
+    )
+    mosaic = np.ascontiguousarray(mosaic[:620, :620])
+    tifffile.imwrite(tmp_path / "a.tif", mosaic, tile=(128, 128), compression="zlib")
+    Image.fromarray(mosaic).save(tmp_path / "a.png")
+    settings = Settings(engine_threads=1)
+
+    def segment(name, format, **asked) -> Path:
+        job = Job(source=str(tmp_path / name), out=tmp_path / f"{name} out", model="nuclei", format=format, **asked)
+        assert run(job, settings, Console(file=io.StringIO()))["failed"] == 0
+        return job.out
+
+    labels = tifffile.imread(segment("a.tif", "coco-panoptic", slide_pixels=0) / "slides" / "a.tif")
+    png = np.asarray(Image.open(segment("a.png", "coco-panoptic") / "panoptic" / "a.png")).astype(np.int64)
+    np.testing.assert_array_equal(labels, png @ [1, 256, 65536])
+    assert labels.max() > 30
