@@ -1,0 +1,45 @@
+"""Training can go on from an artifact; here, as the artifact is made by export."""
+
+import dataclasses
+
+import pytest
+import torch
+from rich.console import Console
+
+from model.knet import KNet
+from service.artifact import load
+from training.graph_weights import artifact_state, is_artifact
+from training.pretrained import fill_from
+
+
+@pytest.mark.parametrize("form", ["seeded", "learned", "instance", "semantic"])
+def test_the_network_of_an_artifact_gives_what_it_gave(exported, form, capsys):
+    made = exported[form]
+    torch.manual_seed(1)
+    network = KNet(made.network.config).eval()
+    fill_from(network, made.folder, Console(soft_wrap=True))
+    total = len(network.state_dict())
+    assert f"{total} of {total} tensors" in capsys.readouterr().out
+    size = 2 * network.config.size_multiple
+    images = torch.randn(1, 3, size, size)
+    with torch.no_grad():
+        mine, theirs = network(images), made.network(images)
+    for one, other in zip((*mine.mask_logits, *mine.class_logits), (*theirs.mask_logits, *theirs.class_logits), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3 * float(other.abs().max()))
+
+
+def test_classes_of_other_categories_are_new(exported, capsys):
+    made = exported["seeded"]
+    config = made.network.config
+    renamed = tuple(dataclasses.replace(category, name=f"my {category.name}") for category in config.categories)
+    fill_from(KNet(dataclasses.replace(config, categories=renamed)), made.folder, Console(soft_wrap=True))
+    assert "new: kernel_head.conv_seg.weight" in capsys.readouterr().out
+
+
+def test_an_artifact_without_the_graph_of_fp32_is_refused(exported):
+    folder = exported["seeded"].folder
+    assert is_artifact(folder)
+    assert not is_artifact(exported["seeded"].checkpoint)
+    without = load(folder).model_copy(update={"variants": ()})
+    with pytest.raises(ValueError, match="no variant onnxruntime-fp32"):
+        artifact_state(folder, without, exported["seeded"].network)
