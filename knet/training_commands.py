@@ -28,7 +28,9 @@ def train(
     ] = None,
     start_from: Annotated[
         Path | None,
-        typer.Option("--from", exists=True, file_okay=False, help="Checkpoint or artifact to start from, for fine-tuning."),
+        typer.Option(
+            "--from", exists=True, file_okay=False, help="Checkpoint or artifact to start from, for fine-tuning."
+        ),
     ] = None,
     accelerator: Annotated[Accelerator, typer.Option(help="auto: cuda where there is one.")] = "auto",
     devices: Annotated[int, typer.Option(help="Devices of a machine, each with a process.")] = 1,
@@ -103,7 +105,7 @@ def evaluate(
         typer.Option(help="The artifact's variant, such as openvino-bf16. Default: the first that runs here."),
     ] = None,
     views: Annotated[
-        int, typer.Option(min=1, help="Segment each image so often, larger and turned from the second time on.")
+        int, typer.Option(min=1, help="Segment each image so often, 1..5, larger or turned from the second time on.")
     ] = 1,
     max_images: Annotated[int | None, typer.Option(min=1, help="At most so many, evenly spaced.")] = None,
     out: Annotated[

@@ -22,7 +22,7 @@ from service.segmenter import Segmenter, find_thresholds
 from service.segments import Segmentation, from_id_map
 
 # Of each view: by how much it is larger than the first, and its orientation, of `turn`. Chosen in docs/results.md.
-VIEWS = ((1.0, 0), (1.25, 2), (1.5, 1))
+VIEWS = ((1.0, 0), (1.25, 2), (1.5, 1), (1.0, 1), (1.5, 0))
 MAX_PIXELS = 2**24  # of an image: its views are several times as large
 MIN_IOU = 0.5  # to be one thing must be exceeded
 _STRIP_PIXELS = 2**20  # of the vote at once
@@ -71,7 +71,9 @@ def check_views(views: int, metadata: ArtifactMetadata) -> None:
     """Raise InvalidParameterError unless that many views of an image can be asked of an artifact."""
     most = len(VIEWS) if metadata.kind == "panoptic" else 1
     if not 1 <= views <= most:
-        raise InvalidParameterError(f"views is {views}; legal for {metadata.name}, of kind {metadata.kind}: 1 to {most}")
+        raise InvalidParameterError(
+            f"views is {views}; legal for {metadata.name}, of kind {metadata.kind}: 1 to {most}"
+        )
 
 
 def turn(array: NDArray[Any], orientation: int) -> NDArray[Any]:

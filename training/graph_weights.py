@@ -11,12 +11,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from model.knet import KNet
 from service.artifact import FILE_NAME, ArtifactMetadata
 
-_PREFIX, _ROUNDED = "network.", ".fp16"  # of names in the graph
+Array = NDArray[Any]
+
+_PREFIX = "network."  # of names in the graph
 # Of a filter before a batch norm: what it has at PyTorch's own start, in the mean. What follows takes no notice of it,
 # but the shorter a filter is, the further a step of the optimiser turns it.
 _FILTER_LENGTH = 3**-0.5
@@ -72,7 +75,7 @@ def _convolutions_before_norms(module: nn.Module, prefix: str = "") -> Iterator[
 
 
 def _read_graph(path: Path) -> Iterator[tuple[str, Tensor]]:
-    """The graph's weights by the names of the network's parameters, as far as names of the graph tell them."""
+    """The graph's weights by the names of the network's parameters; of a name that comes twice the later one counts."""
     try:
         onnx: Any = importlib.import_module("onnx")
     except ImportError as error:
@@ -83,18 +86,42 @@ def _read_graph(path: Path) -> Iterator[tuple[str, Tensor]]:
         if node.op_type == "Cast" and node.input[0] in arrays:
             arrays[node.output[0]] = arrays[node.input[0]]
     for name, array in arrays.items():
-        if name.startswith(_PREFIX) and not name.endswith(_ROUNDED):
+        if name.startswith(_PREFIX):
             yield name.removeprefix(_PREFIX), _tensor(array)
+    # The exporter turns matrices round, and what is equal has one name. But nodes say of which module they are
+    # (export/to_onnx.py).
     for node in graph.node:
-        # The names of nodes begin with the module that they are of (export/to_onnx.py).
-        module = node.name.rpartition("/")[0].replace("/", ".")
+        module, _, operation = node.name.rpartition("/")
         constants = [arrays[name] for name in node.input if name in arrays]
-        if node.op_type == "MatMul" and node.input[1] in arrays:
-            yield f"{module}.weight", _tensor(arrays[node.input[1]].T)
-        elif node.op_type == "Mul" and module.endswith(".interaction") and constants and constants[0].ndim == 3:
-            # -softplus(w) of each head, which the exporter has computed.
-            yield f"{module}.distance_weight", _tensor(np.log(np.expm1(-constants[0].astype(np.float64).ravel())))
+        for name, array in _weights_of(node.op_type, operation, constants):
+            yield f"{module.replace('/', '.')}.{name}", _tensor(array)
 
 
-def _tensor(array: np.ndarray[Any, Any]) -> Tensor:
+def _weights_of(kind: str, operation: str, constants: list[Array]) -> Iterator[tuple[str, Array]]:
+    """What the constants of a node are to the module that it is of.
+
+    Args:
+        kind: operator of ONNX.
+        operation: of torch, perhaps with a number.
+        constants: that the node reads, in order.
+    """
+    if not constants:
+        return
+    first = constants[0]
+    if kind in ("Conv", "LayerNormalization"):
+        yield "weight", first
+        yield "bias", constants[1] if len(constants) > 1 else np.zeros(len(first))  # zeros are left out
+    elif kind == "MatMul":
+        yield "weight", first.T
+        yield "bias", np.zeros(first.shape[1])  # unless an Add follows
+    elif kind == "Add" and operation.startswith("linear"):
+        yield "bias", first
+    elif kind in ("Mul", "Add") and operation.startswith("group_norm"):
+        yield "weight" if kind == "Mul" else "bias", first.ravel()
+    elif kind == "Mul" and first.ndim == 3 and (first < 0).all():
+        # -softplus(w) of each head, which the exporter has computed.
+        yield "distance_weight", np.log(np.expm1(-first.astype(np.float64).ravel()))
+
+
+def _tensor(array: Array) -> Tensor:
     return torch.from_numpy(np.array(array, np.float32))

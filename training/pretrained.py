@@ -49,7 +49,7 @@ def fill_from(network: KNet, folder: Path, console: Console) -> None:
     """
     if is_artifact(folder):
         metadata = load_artifact(folder)
-        their_state, backbone = artifact_state(folder, metadata, network), "another one"
+        their_state, backbone = artifact_state(folder, metadata, network), "NAME"
         theirs = [(category.id, category.name) for category in metadata.categories]
     else:
         checkpoint = load(folder)

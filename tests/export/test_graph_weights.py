@@ -1,6 +1,7 @@
 """Training can go on from an artifact; here, as the artifact is made by export."""
 
 import dataclasses
+import re
 
 import pytest
 import torch
@@ -11,6 +12,10 @@ from service.artifact import load
 from training.graph_weights import artifact_state, is_artifact
 from training.pretrained import fill_from
 
+# What a graph does not hold, as it serves training alone: the classes before the last stage, an auxiliary head, and the
+# classes of an instance network's pixels.
+UNSERVED = r"stages\.0\.class_branch\.|auxiliary\.|kernel_head\.conv_seg\."
+
 
 @pytest.mark.parametrize("form", ["seeded", "learned", "instance", "semantic"])
 def test_the_network_of_an_artifact_gives_what_it_gave(exported, form, capsys):
@@ -18,14 +23,19 @@ def test_the_network_of_an_artifact_gives_what_it_gave(exported, form, capsys):
     torch.manual_seed(1)
     network = KNet(made.network.config).eval()
     fill_from(network, made.folder, Console(soft_wrap=True))
-    total = len(network.state_dict())
-    assert f"{total} of {total} tensors" in capsys.readouterr().out
+    _, _, new = capsys.readouterr().out.strip().partition("; new: ")
+    assert [name for name in new.split(", ") if name and not re.match(UNSERVED, name)] == []
     size = 2 * network.config.size_multiple
     images = torch.randn(1, 3, size, size)
     with torch.no_grad():
         mine, theirs = network(images), made.network(images)
-    for one, other in zip((*mine.mask_logits, *mine.class_logits), (*theirs.mask_logits, *theirs.class_logits), strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3 * float(other.abs().max()))
+    close(mine.mask_logits[-1], theirs.mask_logits[-1])
+    if form != "semantic":
+        close(mine.class_logits[-1], theirs.class_logits[-1])
+
+
+def close(one, other):
+    torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3 * float(other.abs().max()))
 
 
 def test_classes_of_other_categories_are_new(exported, capsys):
