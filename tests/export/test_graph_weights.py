@@ -2,15 +2,24 @@
 
 import dataclasses
 import re
+from pathlib import Path
 
 import pytest
 import torch
 from rich.console import Console
 
+import training.learner
 from model.knet import KNet
 from service.artifact import load
+from training.augment import AugmentConfig
+from training.config import TrainConfig
+from training.data.open import open_data
+from training.engine import Devices, make_fabric
 from training.graph_weights import artifact_state, is_artifact
+from training.learner import Learner
 from training.pretrained import fill_from
+
+NUCLEI = Path(__file__).parent.parent / "data" / "nuclei"
 
 # What a graph does not hold, as it serves training alone: the classes before the last stage, an auxiliary head, and the
 # classes of an instance network's pixels.
@@ -53,3 +62,21 @@ def test_an_artifact_without_the_graph_of_fp32_is_refused(exported):
     without = load(folder).model_copy(update={"variants": ()})
     with pytest.raises(ValueError, match="no variant onnxruntime-fp32"):
         artifact_state(folder, without, exported["seeded"].network)
+
+
+def test_a_run_from_an_artifact_gives_batch_norms_statistics(exported, tmp_path, monkeypatch):
+    monkeypatch.setattr(training.learner, "tune_cpu", lambda: None)
+    made = exported["seeded"]
+    config = TrainConfig(
+        model=made.network.config,
+        augment=AugmentConfig(crop_size=64),
+        batch_size=2,
+        start_from=str(made.folder),
+    )
+    fabric = make_fabric(Devices(accelerator="cpu"), config.precision)
+    learner = Learner(config, open_data(NUCLEI, "train", None), tmp_path, fabric, Console())
+    network = learner.network.eval()
+    assert all(norm.running_mean.any() for norm in network.modules() if isinstance(norm, torch.nn.BatchNorm2d))
+    images = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        close(network(images).mask_logits[-1], made.network(images).mask_logits[-1])
