@@ -114,7 +114,7 @@ def combine(
     segments = [segment for result in results for segment in result.segments]
     class_index = np.array([segment.class_index for segment in segments], np.int64)
     score = np.array([segment.score for segment in segments], np.float64)
-    mates = _find_mates([result.id_map for result in results], first, class_index)
+    mates = _find_mates([result.id_map for result in results], first, class_index, is_thing)
     group, heads = _group(mates, score, class_index, is_thing)
     total = np.bincount(group, weights=score, minlength=len(heads))
     of_stuff = ~is_thing[class_index[heads]]
@@ -131,18 +131,23 @@ def combine(
 
 
 def _find_mates(
-    id_maps: Sequence[NDArray[np.int32]], first: NDArray[np.int64], class_index: NDArray[np.int64]
+    id_maps: Sequence[NDArray[np.int32]],
+    first: NDArray[np.int64],
+    class_index: NDArray[np.int64],
+    is_thing: NDArray[np.bool_],
 ) -> list[list[int]]:
-    """For each segment, those of other views that are the same."""
+    """For each segment those of other views that are the same thing."""
     mates: list[list[int]] = [[] for _ in class_index]
+    is_seen = [np.append(False, is_thing[class_index[begin:end]]) for begin, end in itertools.pairwise(first)]
+    areas = [np.bincount(ids.ravel(), minlength=len(seen)) for ids, seen in zip(id_maps, is_seen, strict=True)]
     for one, other in itertools.combinations(range(len(id_maps)), 2):
-        num_one, num_other = (int(first[i + 1] - first[i]) + 1 for i in (one, other))
-        codes = id_maps[one].astype(np.int64) * num_other + id_maps[other]
-        common = np.bincount(codes.ravel(), minlength=num_one * num_other).reshape(num_one, num_other)
-        row, column = np.nonzero(common[1:, 1:])
-        shared = common[row + 1, column + 1]
-        iou = shared / (common.sum(axis=1)[row + 1] + common.sum(axis=0)[column + 1] - shared)
-        row, column = row + first[one], column + first[other]
+        both = is_seen[one][id_maps[one]] & is_seen[other][id_maps[other]]
+        # Sorted and not counted in a table, which thousands of things in each view would make gigabytes.
+        codes = id_maps[one][both].astype(np.int64) * len(areas[other]) + id_maps[other][both]
+        code, shared = np.unique(codes, return_counts=True)
+        id_one, id_other = np.divmod(code, len(areas[other]))
+        iou = shared / (areas[one][id_one] + areas[other][id_other] - shared)
+        row, column = id_one - 1 + first[one], id_other - 1 + first[other]
         same = (iou > MIN_IOU) & (class_index[row] == class_index[column])
         for a, b in zip(row[same].tolist(), column[same].tolist(), strict=True):
             mates[a].append(b)
