@@ -72,7 +72,7 @@ def segment(
         float | None, typer.Option(help="Least share of a mask that must be its own, 0..1.")
     ] = None,
     views: Annotated[
-        int, typer.Option(min=1, help="Segment each image so often, 1..5, larger or turned from the second time on.")
+        int, typer.Option(min=1, help="Segment each image so often, 1..3, larger and turned from the second time on.")
     ] = 1,
     categories: Annotated[str | None, typer.Option(help="Only these: ids or names, separated by commas.")] = None,
 ) -> None:

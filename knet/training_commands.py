@@ -105,7 +105,7 @@ def evaluate(
         typer.Option(help="The artifact's variant, such as openvino-bf16. Default: the first that runs here."),
     ] = None,
     views: Annotated[
-        int, typer.Option(min=1, help="Segment each image so often, 1..5, larger or turned from the second time on.")
+        int, typer.Option(min=1, help="Segment each image so often, 1..3, larger and turned from the second time on.")
     ] = 1,
     max_images: Annotated[int | None, typer.Option(min=1, help="At most so many, evenly spaced.")] = None,
     out: Annotated[

@@ -37,8 +37,8 @@ class SegmentQuery(BaseModel):
     )
     views: Annotated[int, Field(ge=1)] = Field(
         default=1,
-        description="1 to 5: how often the image is segmented, larger or turned from the second time on; things that "
-        "most views show are answered. 3 takes about five times as long as 1, and 5 eight times; for panoptic models "
+        description="1 to 3: how often the image is segmented, larger and turned from the second time on; things that "
+        "most views show are answered. 3 takes about five times as long as 1; for panoptic models "
         "and images of up to 16.7 million pixels",
     )
     timeout_ms: Annotated[int, Field(gt=0, le=86_400_000)] | None = Field(

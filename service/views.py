@@ -22,7 +22,7 @@ from service.segmenter import Segmenter, find_thresholds
 from service.segments import Segmentation, from_id_map
 
 # Of each view: by how much it is larger than the first, and its orientation, of `turn`. Chosen in docs/results.md.
-VIEWS = ((1.0, 0), (1.25, 2), (1.5, 1), (1.0, 1), (1.5, 0))
+VIEWS = ((1.0, 0), (1.25, 2), (1.5, 1))
 MAX_PIXELS = 2**24  # of an image: its views are several times as large
 MIN_IOU = 0.5  # to be one thing must be exceeded
 _STRIP_PIXELS = 2**20  # of the vote at once
