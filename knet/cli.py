@@ -131,6 +131,9 @@ def segment(
     overlap_threshold: Annotated[
         float | None, typer.Option(help="Least share of a mask that must be its own, 0..1.")
     ] = None,
+    views: Annotated[
+        int, typer.Option(min=1, help="Segment each image so often, 1..3, larger and turned from the second time on.")
+    ] = 1,
     categories: Annotated[str | None, typer.Option(help="Only these: ids or names, separated by commas.")] = None,
 ) -> None:
     """Segment images: masks as JSON, and a picture of them drawn over the image.
@@ -153,6 +156,7 @@ def segment(
             format=format or ("overlay" if json_file is None else "rle"),
             score_threshold=score_threshold,
             overlap_threshold=overlap_threshold,
+            views=views,
             categories=[categories] if categories else [],
         )
         for image, answer in answers:

@@ -43,6 +43,7 @@ class Wishes(TypedDict, total=False):
     format: str | None  # rle, polygon, png, overlay, huggingface
     score_threshold: float | None  # 0..1
     overlap_threshold: float | None  # 0..1
+    views: int  # 1..3: how often each image is segmented, larger and turned from the second time on
     timeout_ms: int | None  # after which the answer is of no use: a KNetError with status 504
     categories: Sequence[str]  # ids or names
 

@@ -12,8 +12,8 @@ from service.segments import SEMANTIC_SCORE, Segment, Segmentation
 from training.predictor import Predictor
 
 
-def served_predictor(client: KNetClient, model: str) -> Predictor:
-    """The newest version of a server's model, asked for its own kind of answer."""
+def served_predictor(client: KNetClient, model: str, *, views: int = 1) -> Predictor:
+    """The newest version of a server's model, asked for its own kind of answer; `views` as in `service.views`."""
     about = ModelVersion.model_validate(client.model(model)["versions"][-1])
     is_instance = about.kind == "instance"
     any_score = 0.0 if is_instance else None
@@ -25,7 +25,8 @@ def served_predictor(client: KNetClient, model: str) -> Predictor:
         categories=about.categories,
         score_threshold=about.thresholds.score,
         predict=lambda content: read(
-            client.segment(content, model=model, version=about.version, score_threshold=any_score), class_index
+            client.segment(content, model=model, version=about.version, score_threshold=any_score, views=views),
+            class_index,
         ),
     )
 

@@ -71,7 +71,9 @@ def train(
     ] = None,
     start_from: Annotated[
         Path | None,
-        typer.Option("--from", exists=True, file_okay=False, help="Checkpoint to start from, for fine-tuning."),
+        typer.Option(
+            "--from", exists=True, file_okay=False, help="Checkpoint or artifact to start from, for fine-tuning."
+        ),
     ] = None,
     accelerator: Annotated[Accelerator, typer.Option(help="auto: cuda where there is one.")] = "auto",
     devices: Annotated[int, typer.Option(help="Devices of a machine, each with a process.")] = 1,
@@ -148,6 +150,9 @@ def evaluate(
             help="The artifact's variant, such as openvino-bf16. Default: the first that runs here.",
         ),
     ] = None,
+    views: Annotated[
+        int, typer.Option(min=1, help="Segment each image so often, 1..3, larger and turned from the second time on.")
+    ] = 1,
     max_images: Annotated[int | None, typer.Option(min=1, help="At most so many, evenly spaced.")] = None,
     json_file: Annotated[
         typer.FileTextWrite | None,
@@ -170,6 +175,7 @@ def evaluate(
         wishes = Wishes(
             url=url,
             api_key=api_key,
+            views=views,
             variant=variant,
             max_images=max_images,
             json_file=json_file,

@@ -33,6 +33,7 @@ class Wish:
     class_indices: frozenset[int] | None  # None: all
     score_threshold: float | None
     overlap_threshold: float | None
+    views: int = 1  # see service/views.py
 
     def to_json(self) -> dict[str, Any]:
         """What `from_json` makes it of again, in another process."""

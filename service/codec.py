@@ -20,6 +20,7 @@ from service.image import EncodedImage
 from service.instances import Result
 from service.segmenter import MAX_BATCH, Segmenter
 from service.ticket import Ticket
+from service.views import segment_views
 
 _ALL_TILES = 2**62  # the engine makes batches of its own: tiles are handed over as many as there may be at once
 
@@ -75,8 +76,12 @@ class Codec:
                 pixels = file.decode()
                 decoded = time.perf_counter()
             session = LinkedSession(links, ticket)
-            result = Segmenter(metadata, session, max_batch_pixels=_ALL_TILES).segment(
-                pixels, score_threshold=wish.score_threshold, overlap_threshold=wish.overlap_threshold
+            result = segment_views(
+                Segmenter(metadata, session, max_batch_pixels=_ALL_TILES),
+                pixels,
+                views=wish.views,
+                score_threshold=wish.score_threshold,
+                overlap_threshold=wish.overlap_threshold,
             )
             taken = decoded + session.timings.queue
             with self._processors:

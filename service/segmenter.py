@@ -79,6 +79,15 @@ class Segmenter:
         read = self._read_slots if self.metadata.kind == "panoptic" else self._read_classes
         return [read(outputs, tile, plan.stride) for tile, outputs in self._run(scaled, plan, values)]
 
+    def enlarging(self, factor: float) -> "Segmenter":
+        """The same, for images that are made larger by a factor first, where the geometry has a scale."""
+        geometry = self.metadata.geometry
+        if factor == 1 or geometry.mode != "tile":
+            return self
+        larger = geometry.model_copy(update={"scale": geometry.scale * factor})
+        metadata = self.metadata.model_copy(update={"geometry": larger})
+        return Segmenter(metadata, self.session, max_batch_pixels=self._max_batch_pixels)
+
     def _run(
         self, scaled: NDArray[np.uint8], plan: Plan, shared: Mapping[str, float]
     ) -> Iterator[tuple[Tile, dict[str, NDArray[Any]]]]:

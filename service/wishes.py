@@ -8,6 +8,7 @@ from service.artifact import ArtifactMetadata
 from service.errors import InvalidParameterError
 from service.schemas import Format, SegmentQuery
 from service.segmenter import find_thresholds
+from service.views import check_views
 
 _PICTURES: tuple[Format, ...] = ("png", "overlay")
 
@@ -30,6 +31,7 @@ def read_wish(query: SegmentQuery, accept: str, metadata: ArtifactMetadata) -> W
             f"the masks of {metadata.name} may overlap, and overlapping masks have no PNG form; "
             "name format=rle, format=polygon or format=overlay"
         )
+    check_views(query.views, metadata)
     find_thresholds(metadata, score_threshold=query.score_threshold, overlap_threshold=query.overlap_threshold)
     return Wish(
         task=task,
@@ -38,6 +40,7 @@ def read_wish(query: SegmentQuery, accept: str, metadata: ArtifactMetadata) -> W
         class_indices=_find_categories(query.categories, metadata),
         score_threshold=query.score_threshold,
         overlap_threshold=query.overlap_threshold,
+        views=query.views,
     )
 
 

@@ -26,7 +26,7 @@ class TrainConfig:
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     pretrained: bool = True  # ImageNet weights in the backbone, from a package
     backbone_weights: str | None = None  # a file of weights for the backbone instead
-    start_from: str | None = None  # a checkpoint's folder: all its weights instead, but those of other categories
+    start_from: str | None = None  # a checkpoint or artifact: its weights instead, but those of other categories
     steps: int = 5000  # of the optimiser
     batch_size: int = 6  # crops a step, over all devices and micro-batches
     accumulate: int = 1  # micro-batches of a step on each device; a loss is normalised within its own

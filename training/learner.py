@@ -16,7 +16,9 @@ from training.activation_checkpointing import checkpoint_activations
 from training.config import TrainConfig
 from training.cpu import tune_cpu
 from training.data.index import DataIndex
+from training.graph_weights import is_artifact
 from training.loss_network import LossNetwork
+from training.norm_statistics import measure_statistics
 from training.optimiser import Average, make_optimiser
 from training.precision import keep_in_fp32
 from training.pretrained import fill_weights
@@ -51,6 +53,8 @@ class Learner:
         state = self._load(console)
         if state is None:
             fill_weights(self.network, config, console)
+            if config.model.norm == "batch" and config.start_from is not None and is_artifact(Path(config.start_from)):
+                measure_statistics(self.network, config, train)
         else:
             self.network.load_state_dict(state["network"])
         keep_in_fp32(self.network, config.precision, device.type)

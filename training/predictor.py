@@ -12,6 +12,7 @@ from service.image import decode
 from service.instances import Instances, Result, select_instances
 from service.segmenter import Segmenter
 from service.segments import select
+from service.views import segment_views
 from training.data.index import DataIndex
 from training.metrics import Metric, Plan
 
@@ -39,8 +40,8 @@ class Predictor:
     predict: Callable[[bytes], Result]  # content of an image file -> segments; of an instance model of any score
 
 
-def predictor_of(segmenter: Segmenter) -> Predictor:
-    """The serving path in this process."""
+def predictor_of(segmenter: Segmenter, *, views: int = 1) -> Predictor:
+    """The serving path in this process; `views` as in `service.views`."""
     metadata = segmenter.metadata
     any_score = 0.0 if metadata.kind == "instance" else None
     return Predictor(
@@ -48,7 +49,7 @@ def predictor_of(segmenter: Segmenter) -> Predictor:
         kind=metadata.kind,
         categories=metadata.categories,
         score_threshold=metadata.thresholds.score,
-        predict=lambda content: segmenter.segment(decode(content), score_threshold=any_score),
+        predict=lambda content: segment_views(segmenter, decode(content), views=views, score_threshold=any_score),
     )
 
 

@@ -1,4 +1,4 @@
-"""With what weights a run starts: ImageNet's from packages, those of a file, or a whole checkpoint."""
+"""With what weights a run starts: ImageNet's from packages, those of a file, or of a whole checkpoint or artifact."""
 
 import importlib
 import pickle
@@ -14,7 +14,9 @@ from model.backbone import Backbone
 from model.checkpoint import load
 from model.knet import KNet
 from model.swin import SwinBackbone
+from service.artifact import load as load_artifact
 from training.config import TrainConfig
+from training.graph_weights import artifact_state, is_artifact
 
 # timm's name -> package and class that hold the weights
 PACKAGES = {
@@ -26,40 +28,46 @@ _OF_CLASSES = ("conv_seg.", "class_branch.output.")
 
 
 def fill_weights(network: KNet, config: TrainConfig, console: Console) -> None:
-    """Start a run: a checkpoint goes before a file for the backbone, and that before ImageNet's.
+    """Start a run: a checkpoint or artifact goes before a file for the backbone, and that before ImageNet's.
 
     Raises:
         ValueError: there are no such weights, or they do not fit.
     """
     if config.start_from is not None:
-        fill_from_checkpoint(network, Path(config.start_from), console)
+        fill_from(network, Path(config.start_from), console)
     elif config.backbone_weights is not None:
         load_backbone(network.backbone, Path(config.backbone_weights))
     elif config.pretrained:
         load_imagenet(network.backbone, config.model.backbone.name)
 
 
-def fill_from_checkpoint(network: KNet, folder: Path, console: Console) -> None:
-    """Take over a checkpoint's weights. Those of other categories, or of another shape, stay as they are: new.
+def fill_from(network: KNet, folder: Path, console: Console) -> None:
+    """Take over the weights of a checkpoint or artifact. Those of other categories, or of another shape, stay new.
 
     Raises:
-        ValueError: it is no checkpoint, or one with another backbone.
+        ValueError: it is neither, or has another backbone.
     """
-    theirs = load(folder)
-    their_state, our_state = theirs.state_dict(), network.state_dict()
-    named = [[(category.id, category.name) for category in net.config.categories] for net in (theirs, network)]
+    if is_artifact(folder):
+        metadata = load_artifact(folder)
+        their_state, backbone = artifact_state(folder, metadata, network), "NAME"
+        theirs = [(category.id, category.name) for category in metadata.categories]
+    else:
+        checkpoint = load(folder)
+        their_state, backbone = checkpoint.state_dict(), checkpoint.config.backbone.name
+        theirs = [(category.id, category.name) for category in checkpoint.config.categories]
+    our_state = network.state_dict()
+    is_ours = theirs == [(category.id, category.name) for category in network.config.categories]
     taken, new = {}, []
     for name, ours in our_state.items():
-        is_other = named[0] != named[1] and any(part in name for part in _OF_CLASSES)
+        is_other = not is_ours and any(part in name for part in _OF_CLASSES)
         if is_other or name not in their_state or their_state[name].shape != ours.shape:
             new.append(name)
         else:
             taken[name] = their_state[name]
     if missing := [name for name in new if name.startswith("backbone.")]:
         raise ValueError(
-            f"{folder} has backbone {theirs.config.backbone.name!r}, whose {missing[0]} does not fit that of "
-            f"{network.config.backbone.name!r}: --set model.backbone.name={theirs.config.backbone.name}, or leave out "
-            "--from"
+            f"{folder} has backbone {backbone!r}, whose {missing[0]} does not fit that of "
+            f"{network.config.backbone.name!r}: --set model.backbone.name={backbone}, or leave out --from"
         )
     network.load_state_dict(taken, strict=False)
     listed = "; new: " + ", ".join(new) if new else ""

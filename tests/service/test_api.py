@@ -115,6 +115,18 @@ def test_thresholds_of_the_query_are_used(http, posted):
     assert len(many["segments"]) == 4
 
 
+def test_views_of_the_query_are_taken_and_combined(http, png):
+    scene = np.full((50, 40, 3), 12, np.uint8)
+    scene[4:24, 6:16, 0] = 7  # in the larger views there are slots between 7 and 12 at its edge
+    once, often = (
+        http.post(ROUTE, content=png(scene), params={"views": views, "task": "instance"}).json() for views in (1, 3)
+    )
+    assert len(once["segments"]) == 1
+    (found,) = [segment for segment in often["segments"] if segment["area"] > 100]
+    assert found["category"] == once["segments"][0]["category"]
+    assert found["score"] == pytest.approx(once["segments"][0]["score"])
+
+
 def test_png_holds_the_ids_beside_the_segments(http, posted, scene, read_png):
     answer = http.post(ROUTE, content=posted, params={"format": "png"}).json()
     assert all("segmentation" not in segment for segment in answer["segments"])
@@ -191,7 +203,7 @@ def test_documentation_describes_parameters_and_bodies(http):
     paths = http.get("/openapi.json").json()["paths"]
     post = paths["/v1/models/{name}/segment"]["post"]
     assert {parameter["name"] for parameter in post["parameters"] if parameter["in"] == "query"} == {
-        "task", "format", "score_threshold", "overlap_threshold", "categories", "timeout_ms",
+        "task", "format", "score_threshold", "overlap_threshold", "views", "categories", "timeout_ms",
     }  # fmt: skip
     assert set(post["requestBody"]["content"]) == {
         "image/*", "application/octet-stream", "multipart/form-data", "application/json",

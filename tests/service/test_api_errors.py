@@ -42,8 +42,13 @@ def check_problem(response: httpx.Response, status: int, type_: str, words: str)
         ({"score_threshold": "nan"}, "score_threshold"),
         ({"overlap_threshold": "inf"}, "overlap_threshold"),
         ({"overlap_threshold": "much"}, "overlap_threshold"),
+        ({"views": "4"}, "views is 4; legal for tiny, of kind panoptic: 1 to 3"),
+        ({"views": "0"}, "views"),
         ({"categories": "nucleus,car"}, "unknown categories car; this model has 7 (cell), 3 (nucleus), 9"),
-        ({"treshold": "0.5"}, "known are task, format, score_threshold, overlap_threshold, timeout_ms, categories"),
+        (
+            {"treshold": "0.5"},
+            "known are task, format, score_threshold, overlap_threshold, views, timeout_ms, categories",
+        ),
     ],
 )
 def test_bad_parameters_are_told_with_the_legal_ones(http, posted, params, words):

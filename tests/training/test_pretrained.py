@@ -11,7 +11,7 @@ from model.backbone import Backbone
 from model.checkpoint import save
 from model.config import BackboneConfig
 from model.knet import KNet
-from training.pretrained import fill_from_checkpoint, load_backbone, load_imagenet
+from training.pretrained import fill_from, load_backbone, load_imagenet
 
 NAME = "tf_efficientnet_lite0"
 SMALL = BackboneConfig(name="test_efficientnet", levels=(1, 2))
@@ -71,7 +71,7 @@ def test_fine_tuning_takes_all_but_what_belongs_to_other_categories(seeded_confi
     renamed = tuple(dataclasses.replace(category, name=f"my {category.name}") for category in seeded_config.categories)
     for categories in (seeded_config.categories, renamed, renamed[:1] + renamed[2:]):
         ours = KNet(dataclasses.replace(seeded_config, categories=categories))
-        fill_from_checkpoint(ours, tmp_path, Console(soft_wrap=True))
+        fill_from(ours, tmp_path, Console(soft_wrap=True))
         text = capsys.readouterr().out
         is_new = categories != seeded_config.categories
         assert ("kernel_head.conv_seg.weight" in text) is is_new
@@ -84,4 +84,4 @@ def test_fine_tuning_needs_the_same_backbone(seeded_config, learned_config, tmp_
     save(KNet(learned_config), tmp_path)
     other = dataclasses.replace(seeded_config, backbone=dataclasses.replace(seeded_config.backbone, name="test_resnet"))
     with pytest.raises(ValueError, match=r"has backbone 'test_efficientnet', .* --set model.backbone.name"):
-        fill_from_checkpoint(KNet(other), tmp_path, Console())
+        fill_from(KNet(other), tmp_path, Console())

@@ -1,0 +1,31 @@
+import copy
+import dataclasses
+
+import torch
+from torch import nn
+
+from model.knet import KNet
+from training.norm_statistics import set_statistics
+
+
+def test_statistics_are_those_of_the_inputs_and_change_no_output(seeded_config):
+    torch.manual_seed(0)
+    network = KNet(dataclasses.replace(seeded_config)).eval()
+    with torch.no_grad():
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.weight.uniform_(0.5, 2)
+                module.bias.uniform_(-1, 1)
+    before = copy.deepcopy(network)
+    batches = [torch.randn(3, 3, 64, 96) * 2 + 1, torch.randn(1, 3, 64, 96)]
+    set_statistics(network, [(batch, None) for batch in batches])
+    assert not network.training
+    first = network.backbone.body.bn1
+    values = torch.cat([network.backbone.body.conv_stem(batch) for batch in batches])
+    torch.testing.assert_close(first.running_mean, values.mean(dim=(0, 2, 3)), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(first.running_var, values.var(dim=(0, 2, 3), correction=0), rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(first.weight, before.backbone.body.bn1.weight, rtol=1e-2)
+    for mine, other in zip(
+        network.neck(network.backbone(batches[0])), before.neck(before.backbone(batches[0])), strict=True
+    ):
+        torch.testing.assert_close(mine, other, rtol=1e-3, atol=1e-3 * float(other.detach().abs().max()))
