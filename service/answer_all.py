@@ -37,6 +37,8 @@ async def answer_all(
 async def _gather(
     images: Sequence[bytes | RequestError], model: Model, wish: Wish, ticket: Ticket, context: Context
 ) -> list[Payload | ServiceError]:
+    if len(images) == 1:  # which needs no task of its own
+        return [await _answer(images[0], model, wish, ticket, context)]
     return await asyncio.gather(*(_answer(data, model, wish, ticket, context) for data in images))
 
 

@@ -50,7 +50,7 @@ async def _segment(name: str, version: str | None, query: SegmentQuery, request:
     accept = request.headers.get("accept", "")
     # What can be refused is refused before the body is read; by then the model may be another.
     check_ready(early := context.models.find(name, version))
-    read_wish(query, accept, early.metadata)
+    wish = read_wish(query, accept, early.metadata)
     body = await read_body(
         request,
         max_images=context.settings.max_images,
@@ -60,7 +60,8 @@ async def _segment(name: str, version: str | None, query: SegmentQuery, request:
     ticket = make_ticket(context, query.timeout_ms)
     with context.models.lease(name, version) as model:
         logs.model.set(model.label)
-        wish = read_wish(query, accept, model.metadata)
+        if model is not early:
+            wish = read_wish(query, accept, model.metadata)
         if body.is_list and wish.picture_only:
             raise InvalidParameterError(
                 "Accept: image/png gives one picture; post one image, or accept application/json"
