@@ -43,7 +43,7 @@ class TrainConfig:
     ema_decay: float = 0.999  # of the average of the weights that is scored and kept; 0: the weights themselves
     batch_norm: BatchNorm = "synchronised"  # statistics of a step: over all devices, each its own, or never touched
     forced_seeds_until: float = 0.15  # share of the run in which true centres are made seeds, ever more rarely
-    group_power: float = 0.5  # a kind of image is drawn by (its count) ** this
+    group_power: float = 0.5  # a kind of image is drawn by (its count) ** this; 1: every image once an epoch
     group_weights: dict[str, float] = field(default_factory=dict)  # times this, by the end of the kind's name
     precision: Precision = "fp32"  # the others: automatic mixed precision; fp16 on CUDA only
     compile: bool = False  # torch.compile the network

@@ -19,6 +19,7 @@ from training.augment import AugmentConfig, Crop, augment
 from training.copy_paste import Donor
 from training.data.index import Annotation, Record
 from training.data.size import check_size
+from training.draw import Draw
 from training.sample_cache import SampleCache
 
 
@@ -77,9 +78,7 @@ def read_sample(record: Record) -> Sample:
 class TrainingSamples(Dataset[tuple[Tensor, Target]]):
     """An endless list of random crops: element n, for any n >= 0, depends on `seed` and n alone.
 
-    So a run that is resumed at step k sees what it would have seen. Groups are drawn with a probability
-    proportional to (number of images) ** `group_power`, times the value in `group_weights` whose key ends the
-    group's name ({"colour": 1.5}); within a group all images alike.
+    So a run that is resumed at step k sees what it would have seen. Which image a crop is of: training/draw.py.
 
     Segments of fewer than the configured `min_area` pixels in the crop become void: of an object cut off by the border
     so little says nothing, and a small piece is neither to be found nor to be held against the background.
@@ -111,14 +110,7 @@ class TrainingSamples(Dataset[tuple[Tensor, Target]]):
         if augment_config.copy_paste_probability and not things:
             raise ValueError("copy_paste_probability is above 0, but the data has no things: legal: 0")
         groups = [record.group for record in self._records]
-        names, self._group_of, counts = np.unique(groups, return_inverse=True, return_counts=True)
-        weights = counts.astype(np.float64) ** group_power
-        for suffix, weight in (group_weights or {}).items():
-            matching = np.array([name.endswith(suffix) for name in names])
-            if not matching.any():
-                raise ValueError(f"group_weights: no group ends with {suffix!r}; groups: {', '.join(names)}")
-            weights[matching] *= weight
-        self._probabilities = (weights / counts / weights.sum())[self._group_of]
+        self._draw = Draw(groups, seed, power=group_power, weights=group_weights or {})
 
     def __len__(self) -> int:
         """Number of images. Elements beyond it exist too."""
@@ -127,7 +119,7 @@ class TrainingSamples(Dataset[tuple[Tensor, Target]]):
     def __getitem__(self, index: int) -> tuple[Tensor, Target]:
         """Crop number `index`: uint8 (3, S, S) and what it shows."""
         rng = np.random.default_rng((self._seed, index))
-        number = int(rng.choice(len(self._records), p=self._probabilities))
+        number = self._draw.image(index, rng)
         sample = self._read(number)
         annotation = sample.annotation
         class_index, is_crowd = annotation.class_index, annotation.is_crowd
@@ -145,7 +137,7 @@ class TrainingSamples(Dataset[tuple[Tensor, Target]]):
 
     def _other_of_group(self, number: int, rng: np.random.Generator) -> Sample:
         """Another image of the same group; the same one where it is alone."""
-        group = np.flatnonzero(self._group_of == self._group_of[number])
+        group = np.flatnonzero(self._draw.group_of == self._draw.group_of[number])
         others = group[group != number]
         return self._read(int(rng.choice(others)) if len(others) else number)
 

@@ -11,6 +11,7 @@ from typing import Literal, cast, get_args
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments import ClusterEnvironment, LightningEnvironment
 from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import Tensor
 
@@ -23,7 +24,7 @@ _FABRIC_PRECISION: dict[Precision, Literal["32-true", "bf16-mixed", "16-mixed"]]
     "bf16": "bf16-mixed",
     "fp16": "16-mixed",
 }
-# While the first process validates, the others wait for it. That one has died is noticed by what launched them.
+# While the first process validates, the others wait for it. That one has died is noticed by training/peers.py.
 _TIMEOUT = timedelta(hours=12)
 
 
@@ -59,7 +60,7 @@ def make_fabric(devices: Devices, precision: Precision) -> Fabric:
     """An engine, not yet launched. Under torchrun the numbers of processes and machines are torchrun's.
 
     Raises:
-        ValueError: fp16 without CUDA.
+        ValueError: fp16 without CUDA, or several machines of which nobody says where they meet.
     """
     if precision == "fp16" and devices.device_type != "cuda":
         raise ValueError("precision is 'fp16'; legal on a CPU: fp32, bf16")
@@ -70,13 +71,25 @@ def make_fabric(devices: Devices, precision: Precision) -> Fabric:
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # else it greets in every process
     # Of 1x1 convolutions with channels last, whose strides say the same in two ways.
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
-    return Fabric(
+    fabric = Fabric(
         accelerator=devices.device_type,
         devices=num_devices,
         num_nodes=num_nodes,
         strategy=DDPStrategy(timeout=_TIMEOUT) if num_devices * num_nodes > 1 else "auto",
         precision=_FABRIC_PRECISION[precision],
     )
+    missing = [name for name in ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK") if name not in os.environ]
+    if missing and num_nodes > 1 and isinstance(_environment(fabric), LightningEnvironment):
+        raise ValueError(
+            f"nodes is {num_nodes}, and {', '.join(missing)} not set: set them on each machine, or start it with "
+            "torchrun or srun (docs/training.md)"
+        )
+    return fabric
+
+
+def _environment(fabric: Fabric) -> ClusterEnvironment | None:
+    """What knows where the processes of a run meet; None of a run of one process."""
+    return cast(ClusterEnvironment | None, getattr(fabric.strategy, "cluster_environment", None))
 
 
 def all_reduce(fabric: Fabric, values: Tensor, operation: Literal["mean", "sum"]) -> Tensor:
@@ -88,7 +101,18 @@ def is_first_process() -> bool:
     """Whether this process prepares what the others read: rank 0, known from the environment before any is launched."""
     if "RANK" in os.environ:  # torchrun's
         return os.environ["RANK"] == "0"
-    return os.environ.get("LOCAL_RANK", "0") == "0" and os.environ.get("NODE_RANK", "0") == "0"
+    return all(os.environ.get(name, "0") == "0" for name in ("LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))
+
+
+def meeting_point(fabric: Fabric) -> str | None:
+    """How many machines meet where, for whoever waits for them: of each machine's first process of a run on several."""
+    strategy = fabric.strategy
+    environment = _environment(fabric)
+    if not isinstance(strategy, DDPStrategy) or strategy.num_nodes == 1 or environment is None:
+        return None
+    if environment.local_rank() != 0:
+        return None
+    return f"{strategy.num_nodes} machines at {environment.main_address}:{environment.main_port}"
 
 
 def end_with_parent() -> None:

@@ -11,7 +11,8 @@ from training.config import TrainConfig
 from training.data.check import check, compare_splits
 from training.data.index import DataIndex
 from training.data.open import open_data
-from training.engine import Devices, end_with_parent, is_first_process, make_fabric
+from training.engine import Devices, end_with_parent, is_first_process, make_fabric, meeting_point
+from training.peers import watched_by_all
 from training.recipes import DataFacts
 from training.train_state import has_state
 from training.trainer import Trainer
@@ -47,9 +48,12 @@ def train_recipe(
     fabric = make_fabric(devices, config.precision)
     if is_first_process() and not skip_check and not has_state(out):
         check_data(train, val)
+    if (where := meeting_point(fabric)) is not None:
+        Console(soft_wrap=True).print(f"waiting for {where}", markup=False)
     fabric.launch()
     end_with_parent()
-    Trainer(config, train, val, out, fabric).run()
+    with watched_by_all(fabric):
+        Trainer(config, train, val, out, fabric).run()
 
 
 def resolve(

@@ -26,6 +26,7 @@ from training.data.coco_panoptic import find_coco_panoptic, read_coco_panoptic  
 from training.engine import Devices, end_with_parent, make_fabric  # noqa: E402
 from training.loader import load_batches  # noqa: E402
 from training.loss_config import LossConfig  # noqa: E402
+from training.peers import watched_by_all  # noqa: E402
 from training.recipes import SEEDED_LOSS  # noqa: E402
 from training.trainer import Trainer  # noqa: E402
 
@@ -112,8 +113,8 @@ def config_for(index, **changes):
     return dataclasses.replace(config, **changes)
 
 
-def launched(config, devices=1):
-    fabric = make_fabric(Devices(accelerator="cpu", devices=devices), config.precision)
+def launched(config, devices=1, nodes=1):
+    fabric = make_fabric(Devices(accelerator="cpu", devices=devices, nodes=nodes), config.precision)
     fabric.launch()
     end_with_parent()
     return fabric
@@ -148,15 +149,22 @@ def main():
     parser.add_argument("data", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--devices", type=int, default=1)
+    parser.add_argument("--nodes", type=int, default=1)
     parser.add_argument("--set", action="append", default=[])
+    parser.add_argument("--weights", type=Path, help="folder; each process writes those it ends with as RANK.pt")
     parser.add_argument("--gradients", action="store_true", help="write those of one step instead of training")
     given = parser.parse_args()
     config = with_changes(config_for(read(given.data)), parse_changes(given.set))
-    fabric = launched(config, given.devices)
+    fabric = launched(config, given.devices, given.nodes)
     if given.gradients:
         write_gradients(config, given.data, given.out, fabric)
-    else:
-        Trainer(config, read(given.data), read(given.data, "val"), given.out, fabric).run()
+        return
+    with watched_by_all(fabric):
+        trainer = Trainer(config, read(given.data), read(given.data, "val"), given.out, fabric)
+        trainer.run()
+    if given.weights:
+        given.weights.mkdir(exist_ok=True)
+        torch.save(trainer.learner.network.state_dict(), given.weights / f"{fabric.global_rank}.pt")
 
 
 if __name__ == "__main__":
