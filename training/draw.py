@@ -1,4 +1,4 @@
-"""Which image a sample shows, for any sample number: from the seed and the number alone, so for every process the same."""
+"""Which image a sample shows: from the seed and the sample's number alone, so for every process the same."""
 
 from collections.abc import Mapping, Sequence
 
