@@ -35,21 +35,26 @@ def write(out: Path, records: Callable[[], Iterator[dict[str, Any]]], metadata: 
             writer.write_table(pyarrow.Table.from_pylist(group, schema))
 
 
+def segment_fields() -> list[tuple[str, Any]]:
+    """Name and type of what is known of a segment."""
+    import pyarrow as pa
+
+    return [
+        ("id", pa.int32()),
+        ("category_id", pa.int32()),
+        ("category", pa.string()),
+        ("is_thing", pa.bool_()),
+        ("score", pa.float64()),
+        ("area", pa.int64()),
+        ("bbox", pa.list_(pa.int32(), 4)),
+        ("counts", pa.string()),
+    ]
+
+
 def _schema() -> Any:
     import pyarrow as pa
 
-    segment = pa.struct(
-        [
-            ("id", pa.int32()),
-            ("category_id", pa.int32()),
-            ("category", pa.string()),
-            ("is_thing", pa.bool_()),
-            ("score", pa.float64()),
-            ("area", pa.int64()),
-            ("bbox", pa.list_(pa.int32(), 4)),
-            ("counts", pa.string()),
-        ]
-    )
+    segment = pa.struct(segment_fields())
     return pa.schema(
         [
             ("image_id", pa.int64()),

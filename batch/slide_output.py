@@ -9,6 +9,7 @@ import tifffile
 from numpy.typing import NDArray
 
 from batch.durable import replacing
+from batch.parquet_file import segment_fields
 from batch.slide_objects import Bands, SlideObjects
 from service import rle
 from service.answers import SCORE_DECIMALS
@@ -165,15 +166,4 @@ class _TableRows:
 def _schema() -> Any:
     import pyarrow as pa
 
-    return pa.schema(
-        [
-            ("id", pa.int32()),
-            ("category_id", pa.int32()),
-            ("category", pa.string()),
-            ("is_thing", pa.bool_()),
-            ("score", pa.float64()),
-            ("area", pa.int64()),
-            ("bbox", pa.list_(pa.int32(), 4)),
-            ("counts", pa.string()),
-        ]
-    )
+    return pa.schema(segment_fields())
