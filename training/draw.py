@@ -1,4 +1,4 @@
-"""Which image a sample shows, for any sample number: from the seed and the number alone, so for every process the same."""
+"""Which image a sample shows, for any number of a sample: from seed and number alone, the same in every process."""
 
 from collections.abc import Mapping, Sequence
 

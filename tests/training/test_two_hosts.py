@@ -86,9 +86,7 @@ def test_two_hosts_train_what_one_does(hosts, launcher, discs, whole, tmp_path):
 
 @pytest.mark.parametrize("launcher", [own, torchrun])
 @pytest.mark.parametrize("victim", [0, 1])
-def test_where_one_host_is_killed_the_other_ends_and_the_run_goes_on(
-    hosts, launcher, victim, discs, whole, tmp_path
-):
+def test_where_one_host_is_killed_the_other_ends_and_the_run_goes_on(hosts, launcher, victim, discs, whole, tmp_path):
     out = tmp_path / "run"
     started = start_both(hosts, discs, out, launcher, *SETTINGS)
     survivor = started[1 - victim]
