@@ -51,48 +51,32 @@ def model(rate: float, run_s: Sequence[float]) -> Latency:
         run_s: seconds of a run of 1, 2, ... images; its length is the most that a run takes.
 
     Raises:
-        ValueError: the rate is not between 0 and the capacity, or no further image shortens the time of each.
+        ValueError: the rate is not between 0 and the capacity.
     """
     if not 0 < rate < capacity(run_s):
         raise ValueError(f"rate is {rate:g}; legal: above 0 and below {capacity(run_s):g} images a second")
-    left = _left_after_a_run(rate, run_s)
     limit = len(run_s)
-    seconds, weights = [], []
-    images = runs = busy = 0.0
-    for waiting, chance in enumerate(left):
-        if chance < _TAIL:
-            continue
-        # With nobody there, the engine waits for the next image and runs it alone.
-        size = min(max(waiting, 1), limit)
-        duration = run_s[size - 1]
-        runs += chance
-        busy += chance * duration
-        images += chance * size
-        if waiting == 0:
-            seconds.append(np.array([duration]))
-            weights.append(np.array([chance]))
-        behind = max(waiting - limit, 0)
-        of_run, weight = _of_arrivals_in_a_run(rate, run_s, duration, behind)
+    left = _left_after_a_run(rate, run_s)
+    sizes = np.clip(np.arange(len(left)), 1, limit)  # with nobody there, the next image is run alone
+    durations = np.asarray(run_s)[sizes - 1]
+    cycle = left @ durations + left[0] / rate  # mean time from the end of a run to the end of the next
+    seconds, weights = [np.array([run_s[0]])], [left[:1]]  # of the images that find nobody
+    for size in range(1, limit + 1):
+        behind = left[limit:] if size == limit else left[sizes == size].sum(keepdims=True)
+        of_run, weight = _of_arrivals_in_a_run(rate, run_s, run_s[size - 1], behind)
         seconds.append(of_run)
-        weights.append(weight * chance * rate * duration)
+        weights.append(weight * rate * run_s[size - 1])
     all_seconds, all_weights = np.concatenate(seconds), np.concatenate(weights)
     order = np.argsort(all_seconds, kind="stable")
     probability = all_weights[order] / all_weights.sum()
-    idle = left[0] / rate
     in_system = rate * float(all_seconds[order] @ probability)  # Little's law
     return Latency(
         seconds=all_seconds[order],
         probability=probability,
-        batch=images / runs,
-        busy=busy / (busy + idle),
-        waiting=in_system - images / (busy + idle) * _mean_seconds_in_runs(left, run_s) / images,
+        batch=float(left @ sizes),
+        busy=float(left @ durations / cycle),
+        waiting=float(in_system - left @ (sizes * durations) / cycle),
     )
-
-
-def _mean_seconds_in_runs(left: NDArray[np.float64], run_s: Sequence[float]) -> float:
-    """Of a run: its images times its seconds."""
-    sizes = np.clip(np.arange(len(left)), 1, len(run_s))
-    return float(left @ (sizes * np.asarray(run_s)[sizes - 1]))
 
 
 def _left_after_a_run(rate: float, run_s: Sequence[float]) -> NDArray[np.float64]:
@@ -114,24 +98,25 @@ def _left_after_a_run(rate: float, run_s: Sequence[float]) -> NDArray[np.float64
 
 
 def _of_arrivals_in_a_run(
-    rate: float, run_s: Sequence[float], duration: float, behind: int
+    rate: float, run_s: Sequence[float], duration: float, behind: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Latencies of images that come while a run of `duration` goes on and `behind` wait, with weights of sum 1."""
+    """Latencies of images that come while a run of `duration` goes on; their weights have the sum of `behind`.
+
+    `behind[n]` is the probability that the run has left n images waiting.
+    """
     limit = len(run_s)
-    times = (np.arange(_GRID) + 0.5) / _GRID * duration
     most = int(poisson.ppf(1 - _TAIL, rate * duration)) + 1
     seconds, weights = [], []
-    for since_start in times:
-        ahead = behind + np.arange(most + 1)
-        chance = poisson.pmf(np.arange(most + 1), rate * since_start)
-        wait = duration - since_start + ahead // limit * run_s[-1]  # full runs go before its own
-        for wait_s, place, share in zip(wait, ahead % limit, chance, strict=True):
-            # Its own run takes those that come behind it until then, as far as there is room.
-            room = limit - 1 - int(place)
-            followers = poisson.pmf(np.arange(room + 1), rate * wait_s)
-            followers[-1] = 1 - followers[:-1].sum()
-            seconds.append(wait_s + np.asarray(run_s)[int(place) : limit])
-            weights.append(followers * share / _GRID)
+    for since_start in (np.arange(_GRID) + 0.5) / _GRID * duration:
+        ahead = np.convolve(behind, poisson.pmf(np.arange(most + 1), rate * since_start))
+        place = np.arange(len(ahead)) % limit  # in its own run
+        wait = duration - since_start + np.arange(len(ahead)) // limit * run_s[-1]  # full runs go before it
+        for taken in range(1, limit + 1):  # its own run takes those that come behind it, as far as there is room
+            followers = taken - 1 - place
+            chance = poisson.pmf(followers, rate * wait) if taken < limit else poisson.sf(followers - 1, rate * wait)
+            possible = followers >= 0
+            seconds.append((wait + run_s[taken - 1])[possible])
+            weights.append((ahead * chance)[possible] / _GRID)
     return np.concatenate(seconds), np.concatenate(weights)
 
 
