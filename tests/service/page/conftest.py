@@ -16,7 +16,7 @@ WAIT_MS = 60_000  # on processors that are busy with other work
 expect.set_options(timeout=WAIT_MS)
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def kinds(tiny, tmp_path_factory) -> Iterator[str]:
     """URL of a server with a model of each kind."""
     folder = tmp_path_factory.mktemp("page")
@@ -30,7 +30,7 @@ def kinds(tiny, tmp_path_factory) -> Iterator[str]:
         yield url
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def locked(tiny, tmp_path_factory) -> Iterator[str]:
     """URL of a server that wants a key."""
     folder = tmp_path_factory.mktemp("locked")
@@ -41,7 +41,7 @@ def locked(tiny, tmp_path_factory) -> Iterator[str]:
         yield url
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def browser(chromium) -> Iterator[Browser]:
     with sync_playwright() as playwright:
         # No sandbox, as test machines often have no unprivileged user namespaces; the page is our own.
