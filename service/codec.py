@@ -20,7 +20,7 @@ from service.image import EncodedImage
 from service.instances import Result
 from service.segmenter import MAX_BATCH, Segmenter
 from service.ticket import Ticket
-from service.views import segment_views
+from service.views import pixels_of, segment_views
 
 _ALL_TILES = 2**62  # the engine makes batches of its own: tiles are handed over as many as there may be at once
 
@@ -69,7 +69,7 @@ class Codec:
         ticket.check()
         file = EncodedImage(data, max_pixels=self._limits.max_pixels, max_side=self._limits.max_side)
         width, height = file.size
-        with self._pixels.hold(width * height, ticket):
+        with self._pixels.hold(pixels_of(wish.views, width * height), ticket):
             with self._processors:
                 ticket.check()
                 admitted = time.perf_counter()

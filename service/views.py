@@ -67,6 +67,11 @@ def segment_views(
     )
 
 
+def pixels_of(views: int, num_pixels: int) -> int:
+    """Pixels that the views of an image of so many have together: what a codec holds for it."""
+    return round(num_pixels * sum(scale**2 for scale, _ in VIEWS[:views]))
+
+
 def check_views(views: int, metadata: ArtifactMetadata) -> None:
     """Raise InvalidParameterError unless that many views of an image can be asked of an artifact."""
     most = len(VIEWS) if metadata.kind == "panoptic" else 1

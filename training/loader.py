@@ -19,20 +19,25 @@ Batches = Generator[tuple[Tensor, list[Target]], None, None]
 _AHEAD = 4  # micro-batches that each worker has ready
 
 
-def load_batches(config: TrainConfig, index: DataIndex, share: Share, step: int, device: torch.device) -> Batches:
-    """Images (B, 3, S, S) and targets of every micro-batch from a step to the end of the run.
-
-    Closing it ends the workers.
-    """
-    samples = TrainingSamples(
+def make_samples(config: TrainConfig, index: DataIndex, *, cache_bytes: int) -> TrainingSamples:
+    """The crops of a run, by their numbers; `cache_bytes`: memory for decoded images."""
+    return TrainingSamples(
         index.records,
         config.augment,
         seed=config.seed,
         group_power=config.group_power,
         group_weights=config.group_weights,
         things=[place for place, category in enumerate(index.categories) if category.is_thing],
-        cache_bytes=round(config.cache_gb * 1e9),
+        cache_bytes=cache_bytes,
     )
+
+
+def load_batches(config: TrainConfig, index: DataIndex, share: Share, step: int, device: torch.device) -> Batches:
+    """Images (B, 3, S, S) and targets of every micro-batch from a step to the end of the run.
+
+    Closing it ends the workers.
+    """
+    samples = make_samples(config, index, cache_bytes=round(config.cache_gb * 1e9))
     loader: DataLoader[Any] = DataLoader(
         samples,
         batch_sampler=MicroBatches(share, step, config.steps),

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from model.knet import KNet
 from training.config import TrainConfig
 from training.data.index import DataIndex
-from training.dataset import TrainingSamples, collate
+from training.dataset import collate
+from training.loader import make_samples
 from training.loss_network import batch_inputs
 
 _NUM_CROPS = 96
@@ -23,15 +24,7 @@ def measure_statistics(network: KNet, config: TrainConfig, train: DataIndex) -> 
 
     What the network computes in evaluation mode stays the same, up to rounding.
     """
-    samples = TrainingSamples(
-        train.records,
-        config.augment,
-        seed=config.seed,
-        group_power=config.group_power,
-        group_weights=config.group_weights,
-        things=[place for place, category in enumerate(train.categories) if category.is_thing],
-        cache_bytes=0,
-    )
+    samples = make_samples(config, train, cache_bytes=0)
     starts = range(0, max(_NUM_CROPS, config.batch_size), config.batch_size)
     batches = (collate([samples[start + number] for number in range(config.batch_size)]) for start in starts)
     set_statistics(network, (batch_inputs(*batch, config) for batch in batches))

@@ -10,7 +10,7 @@ from service.errors import InvalidParameterError
 from service.segmenter import Segmenter
 from service.segments import from_id_map
 from service.session import OnnxSession
-from service.views import MAX_PIXELS, VIEWS, _vote, combine, segment_views, turn, turn_back
+from service.views import MAX_PIXELS, VIEWS, _vote, combine, pixels_of, segment_views, turn, turn_back
 
 IS_THING = np.array([True, True, False])
 STUFF = 2
@@ -112,3 +112,7 @@ def test_illegal_views_are_refused_with_what_is_legal(segmenter, tiny, tmp_path,
     large = np.zeros((1, MAX_PIXELS + 1, 3), np.uint8)
     with pytest.raises(InvalidParameterError, match=f"more than {MAX_PIXELS} pixels: 1"):
         segment_views(segmenter, large, views=2)
+
+
+def test_a_codec_holds_the_pixels_of_all_views():
+    assert [pixels_of(views, 1600) for views in (1, 2, 3)] == [1600, 4100, 7700]
