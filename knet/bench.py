@@ -181,14 +181,7 @@ def _measure(
     metadata = stored.metadata
     session = _Recorder(open_session(stored.folder, variant, threads=wishes.threads))
     segmenter = Segmenter(metadata, session)
-    wish = Wish(
-        task=metadata.kind,
-        format="rle",
-        picture_only=False,
-        class_indices=None,
-        score_threshold=None,
-        overlap_threshold=None,
-    )
+    wish = Wish(task=metadata.kind, format="rle")
     contents = [image.read_bytes() for image in images]
 
     def answer(content: bytes) -> None:

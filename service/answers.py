@@ -29,10 +29,10 @@ class Wish:
 
     task: Task
     format: Format
-    picture_only: bool  # the PNG as the body, instead of JSON
-    class_indices: frozenset[int] | None  # None: all
-    score_threshold: float | None
-    overlap_threshold: float | None
+    picture_only: bool = False  # the PNG as the body, instead of JSON
+    class_indices: frozenset[int] | None = None  # None: all
+    score_threshold: float | None = None  # None: the model's
+    overlap_threshold: float | None = None
     views: int = 1  # see service/views.py
 
     def to_json(self) -> dict[str, Any]:

@@ -73,14 +73,7 @@ class Host:
         self._segmenter = Segmenter(metadata, session)
         self._is_thing = np.array([category.is_thing for category in metadata.categories])
         self._thresholds = find_thresholds(metadata, score_threshold=None, overlap_threshold=None)
-        self.wish = Wish(
-            task=metadata.kind,
-            format="rle",
-            picture_only=False,
-            class_indices=None,
-            score_threshold=None,
-            overlap_threshold=None,
-        )
+        self.wish = Wish(task=metadata.kind, format="rle")
 
     def prepare(self, data: bytes) -> Prepared:
         """From an image file to the inputs of the graph."""

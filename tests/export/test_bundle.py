@@ -65,14 +65,7 @@ def served(folder: Path, image: Path, **thresholds) -> dict:
     metadata = artifact.load(folder)
     segmenter = Segmenter(metadata, open_session(folder, choose_variant(metadata, "onnxruntime-fp32")))
     array = decode(image.read_bytes())
-    wish = Wish(
-        task=metadata.kind,
-        format="rle",
-        picture_only=False,
-        class_indices=None,
-        score_threshold=None,
-        overlap_threshold=None,
-    )
+    wish = Wish(task=metadata.kind, format="rle")
     result = answers.view(segmenter.segment(array, **thresholds), wish, metadata)
     return json.loads(json.dumps(answers.document(array, result, wish, metadata)))
 
