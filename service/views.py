@@ -76,8 +76,9 @@ def check_views(views: int, metadata: ArtifactMetadata) -> None:
     """Raise InvalidParameterError unless that many views of an image can be asked of an artifact."""
     most = len(VIEWS) if metadata.kind == "panoptic" else 1
     if not 1 <= views <= most:
+        legal = "1" if most == 1 else f"1 to {most}"
         raise InvalidParameterError(
-            f"views is {views}; legal for {metadata.name}, of kind {metadata.kind}: 1 to {most}"
+            f"views is {views}; legal for {metadata.name}, of kind {metadata.kind}: {legal}"
         )
 
 
