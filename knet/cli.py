@@ -126,9 +126,7 @@ def segment(
     model: Model = "nuclei",
     version: Version = None,
     task: Annotated[Task | None, typer.Option(help="What is asked of the model. Default: its own kind.")] = None,
-    format: Annotated[
-        Format | None, typer.Option(help="Form of the masks. Default: overlay, with --json rle.")
-    ] = None,
+    format: Annotated[Format | None, typer.Option(help="Form of the masks. Default: overlay, with --json rle.")] = None,
     score_threshold: ScoreThreshold = None,
     overlap_threshold: OverlapThreshold = None,
     views: Views = 1,

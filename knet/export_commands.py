@@ -206,7 +206,9 @@ def bundle(
 
         from export.bundle import make_bundle
 
-        make_bundle(artifact, target, out, variant=variant, onnxruntime_web=onnxruntime_web, console=Console(markup=False))
+        make_bundle(
+            artifact, target, out, variant=variant, onnxruntime_web=onnxruntime_web, console=Console(markup=False)
+        )
 
 
 def import_(

@@ -10,8 +10,8 @@ from PIL import Image
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from knet.cli import app
 from knet import options
+from knet.cli import app
 from model.checkpoint import save
 from model.knet import KNet
 from service import schemas
@@ -126,7 +126,9 @@ def test_several_images_have_files_of_their_own(invoke, nuclei_server, image_pat
     ],
 )
 def test_refusals_are_told_in_one_line(invoke, nuclei_server, image_path, tmp_path, options, words):
-    result = invoke("segment", image_path, "--url", nuclei_server, "--api-key", KEY, "--out", tmp_path / "out", *options)
+    result = invoke(
+        "segment", image_path, "--url", nuclei_server, "--api-key", KEY, "--out", tmp_path / "out", *options
+    )
     assert result.exit_code == 1
     assert result.stderr.startswith("knet: ")
     assert words in result.stderr
