@@ -1,6 +1,7 @@
 """The two checkpoints of a run: the best by its evaluations in the run's folder, and the last one below it."""
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -77,5 +78,8 @@ def without_parts(folder: Path) -> Iterator[None]:
 def _write(folder: Path, document: dict[str, Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     part = folder / f"{METRICS}.part"
-    part.write_text(json.dumps(document, indent=2) + "\n")
+    with part.open("w") as file:
+        file.write(json.dumps(document, indent=2) + "\n")
+        file.flush()
+        os.fsync(file.fileno())  # a power cut must not leave an empty file, which no resumed run could read
     part.replace(folder / METRICS)
