@@ -1,6 +1,7 @@
 """From one image's file to what is kept of it: the same steps, whoever runs them."""
 
 import os
+import shutil
 import sys
 import threading
 import time
@@ -13,6 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from batch.durable import NotWrittenError
 from batch.items import Item, read
 from batch.sinks import Sink
 from batch.slide import SlideWork
@@ -113,20 +115,27 @@ class Steps:
         self._is_stopped = False
 
     def __call__(self, index: int, item: Item) -> Outcome:
-        """Read, decode, segment, encode; a bad image's outcome is its error. Raises EngineLostError, StoppedError."""
+        """Read, decode, segment, encode; a bad image's outcome is its error.
+
+        Raises:
+            EngineLostError, StoppedError: as they say.
+            NotWrittenError: the work at a slide cannot be put aside.
+        """
         try:
             with self._open_slide(item) as slide:
                 if slide is not None:
                     return self._segment_slide(index, item, slide)
             return self._segment(index, item)
-        except (EngineLostError, StoppedError):
+        except (EngineLostError, StoppedError, NotWrittenError):
             raise
         except ServiceError as error:
-            return _failed(index, error.type, error.detail)
+            kind, reason = error.type, error.detail
         except OSError as error:
-            return _failed(index, "unreadable", os.strerror(error.errno) if error.errno else str(error))
+            kind, reason = "unreadable", os.strerror(error.errno) if error.errno else str(error)
         except Exception as error:  # of a remote file system, or of a file that nobody has thought of
-            return _failed(index, "unreadable", f"{type(error).__name__}: {error}")
+            kind, reason = "unreadable", f"{type(error).__name__}: {error}"
+        shutil.rmtree(self._slide_folder(index), ignore_errors=True)
+        return Outcome(index=index, record={"error": {"type": kind, "reason": reason}})
 
     def is_slide(self, item: Item) -> bool:
         """Whether the image is a slide; not if it cannot be read, which a call tells."""
@@ -169,7 +178,7 @@ class Steps:
         return Outcome(index=index, record=record, picture=picture)
 
     def _segment_slide(self, index: int, item: Item, slide: SlideFile) -> Outcome:
-        folder = self._slides.work / str(index)
+        folder = self._slide_folder(index)
         with self._slide_places, self._slide_ticket() as ticket:
 
             def read_tiles(pixels: NDArray[np.uint8], plan: Plan, values: Mapping[str, float]) -> list[TileResult]:
@@ -185,6 +194,10 @@ class Steps:
             )
             record = work.run(read_tiles, stop=lambda: ticket.cancel(StoppedError("another row of tiles has failed")))
         return Outcome(index=index, record=record, slide=folder)
+
+    def _slide_folder(self, index: int) -> Path:
+        """Where the work at a slide is put aside."""
+        return self._slides.work / str(index)
 
     @contextmanager
     def _slide_ticket(self) -> Iterator[Ticket]:
@@ -216,7 +229,3 @@ class Steps:
                 except ServiceError as error:
                     raise EngineLostError(error.detail) from error
         raise AssertionError
-
-
-def _failed(index: int, kind: str, reason: str) -> Outcome:
-    return Outcome(index=index, record={"error": {"type": kind, "reason": reason}})
