@@ -23,7 +23,7 @@ from service import answers
 from service.answers import Wish
 from service.artifact import ArtifactMetadata
 from service.budget import Budget
-from service.errors import EngineDownError, ServiceError
+from service.errors import EngineDownError, InvalidParameterError, ServiceError
 from service.geometry import Plan
 from service.image import EncodedImage
 from service.join import TileResult
@@ -32,6 +32,7 @@ from service.segmenter import Segmenter
 from service.session import Session, available_cpus
 from service.settings import Settings
 from service.ticket import Ticket
+from service.views import pixels_of, segment_views
 
 _ATTEMPTS = 3  # at an image, where the engine process ends: another image of its batch may have been the cause
 _PAUSE_S = 1.0  # before another: an engine whose process has just ended counts as ready until that is noticed
@@ -159,13 +160,17 @@ class Steps:
         ticket = Ticket(_LONGEST_S)
         file = EncodedImage(read(item), max_pixels=self._max_pixels, max_side=self._max_side)
         width, height = file.size
-        with self._pixels.hold(width * height, ticket):
+        with self._pixels.hold(pixels_of(self._wish.views, width * height), ticket):
             with self._processors:
                 pixels = file.decode()
             wish = self._wish
             result = self._ask(
-                lambda segmenter: segmenter.segment(
-                    pixels, score_threshold=wish.score_threshold, overlap_threshold=wish.overlap_threshold
+                lambda segmenter: segment_views(
+                    segmenter,
+                    pixels,
+                    views=wish.views,
+                    score_threshold=wish.score_threshold,
+                    overlap_threshold=wish.overlap_threshold,
                 ),
                 ticket,
             )
@@ -178,6 +183,8 @@ class Steps:
         return Outcome(index=index, record=record, picture=picture)
 
     def _segment_slide(self, index: int, item: Item, slide: SlideFile) -> Outcome:
+        if self._wish.views > 1:
+            raise InvalidParameterError(f"views is {self._wish.views}; legal for a slide: 1")
         folder = self._slide_folder(index)
         with self._slide_places, self._slide_ticket() as ticket:
 

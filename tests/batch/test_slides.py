@@ -274,6 +274,14 @@ def test_a_model_that_sees_the_whole_image_is_told(segment_slide, tmp_path):
     assert "fit has geometry fit" in json.loads(line)["reason"]
 
 
+def test_several_views_of_a_slide_are_refused(segment_slide, tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", random_slide(3, (200, 150)), tile=(64, 64))
+    segment_slide(tmp_path / "a.tif", tmp_path / "out", views=2)
+    (line,) = (tmp_path / "out" / "failed.jsonl").read_text().splitlines()
+    assert json.loads(line)["type"] == "invalid-parameter"
+    assert json.loads(line)["reason"] == "views is 2; legal for a slide: 1"
+
+
 def test_work_that_cannot_be_put_aside_ends_the_job_and_fails_no_slide(segment_slide, tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", random_slide(3, (200, 150)), tile=(64, 64))
     (tmp_path / "out" / ".job").mkdir(parents=True)
