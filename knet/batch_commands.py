@@ -56,6 +56,14 @@ def batch(
     overlap_threshold: Annotated[
         float | None, typer.Option(min=0, max=1, help="Least share of a mask that must be its own.")
     ] = None,
+    views: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="Segment each image so often, 1..3, larger and turned from the second time on. For panoptic models; "
+            "slides take 1.",
+        ),
+    ] = 1,
     categories: Annotated[str | None, typer.Option(help="Only these: ids or names, separated by commas.")] = None,
     slide_pixels: Annotated[
         int | None,
@@ -96,6 +104,7 @@ def batch(
             image_folder=image_folder,
             score_threshold=score_threshold,
             overlap_threshold=overlap_threshold,
+            views=views,
             categories=(categories,) if categories else (),
             slide_pixels=slide_pixels,
             ray_address=ray_address,

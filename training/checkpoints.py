@@ -1,12 +1,12 @@
 """The two checkpoints of a run: the best by its evaluations in the run's folder, and the last one below it."""
 
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from batch.durable import write_bytes
 from model.checkpoint import save
 from model.knet import KNet
 
@@ -45,9 +45,8 @@ class Checkpoints:
         if is_best:
             with without_parts(self._folder):
                 save(network, self._folder)
-                _write(self._folder, document)
-        with without_parts(self._folder / LAST):
-            _write(self._folder / LAST, document)
+            _write(self._folder, document)
+        _write(self._folder / LAST, document)
         return is_best
 
     def scored_step(self) -> int | None:
@@ -76,10 +75,4 @@ def without_parts(folder: Path) -> Iterator[None]:
 
 
 def _write(folder: Path, document: dict[str, Any]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    part = folder / f"{METRICS}.part"
-    with part.open("w") as file:
-        file.write(json.dumps(document, indent=2) + "\n")
-        file.flush()
-        os.fsync(file.fileno())  # a power cut must not leave an empty file, which no resumed run could read
-    part.replace(folder / METRICS)
+    write_bytes(folder / METRICS, (json.dumps(document, indent=2) + "\n").encode())
