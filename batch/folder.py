@@ -1,14 +1,15 @@
 """The folder of a job: what it was asked, the list of its images, what is done, and at the end the files of all.
 
-While the job runs, `OUT/.job` has `items.jsonl`, `request.json` and `journal.jsonl`, and in `slides` what is begun of
-slides. At the end it is gone, and `OUT/job.json` tells what was made. Pictures are written before the image's line in
-the journal.
+While the job runs, `OUT/.job` has `items.jsonl`, `request.json` and `journal.jsonl`, in `slides` what is begun of
+slides, and `lock`, which the process holds that works at it. At the end it is gone, and `OUT/job.json` tells what was
+made. Pictures are written before the image's line in the journal.
 """
 
+import fcntl
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import IO, Any
 
 import orjson
 
@@ -26,7 +27,8 @@ _REPORT = "job.json"
 class JobFolder:
     """An open job that is not finished; see `open_folder`."""
 
-    def __init__(self, out: Path, request: dict[str, Any], sink: Sink) -> None:
+    def __init__(self, out: Path, request: dict[str, Any], sink: Sink, lock: IO[bytes]) -> None:
+        self._lock = lock
         self._out = out
         self._work = out / ".job"
         self._request = request
@@ -88,12 +90,13 @@ class JobFolder:
         report = {**self._request, "slides": slides, "failed": failed, "warned": warned}
         write_bytes(self._out / _REPORT, orjson.dumps(report, option=orjson.OPT_INDENT_2) + b"\n")
         self.close()
-        shutil.rmtree(self._work)
+        shutil.rmtree(self._work, ignore_errors=True)  # what is left is another run's to remove
         return report
 
     def close(self) -> None:
         """Leave the job as it is, for another run to go on with it."""
         self.journal.close()
+        self._lock.close()
 
     def _items(self) -> Iterator[Item]:
         with (self._work / "items.jsonl").open("rb") as file:
@@ -132,19 +135,36 @@ def open_folder(out: Path, request: dict[str, Any], items: Iterable[Item], sink:
     work = out / ".job"
     if (out / _REPORT).exists():
         _check_same(out, request, orjson.loads((out / _REPORT).read_bytes()))
-        if not work.exists():
-            return None
-    if not (work / "request.json").exists():
-        if out.exists() and any(path.name != work.name for path in out.iterdir()):
-            raise ValueError(f"{out} is not empty, and no job of `knet batch` is in it: name another folder")
-        with replacing(work / "items.jsonl") as file:
-            count = 0
-            for count, item in enumerate(items, start=1):  # noqa: B007
-                file.write(orjson.dumps(item.to_dict()) + b"\n")
-        write_bytes(work / "request.json", orjson.dumps({**request, "images": count}))
-    stored = orjson.loads((work / "request.json").read_bytes())
-    _check_same(out, request, stored)
-    return JobFolder(out, stored, sink)
+        shutil.rmtree(work, ignore_errors=True)  # a kill at the very end may have left some of it
+        return None
+    if out.exists() and not work.exists() and any(out.iterdir()):
+        raise ValueError(f"{out} is not empty, and no job of `knet batch` is in it: name another folder")
+    lock = _lock(work)  # before the list is made, which two processes would write into one another
+    try:
+        if not (work / "request.json").exists():
+            with replacing(work / "items.jsonl") as file:
+                count = 0
+                for count, item in enumerate(items, start=1):  # noqa: B007
+                    file.write(orjson.dumps(item.to_dict()) + b"\n")
+            write_bytes(work / "request.json", orjson.dumps({**request, "images": count}))
+        stored = orjson.loads((work / "request.json").read_bytes())
+        _check_same(out, request, stored)
+        return JobFolder(out, stored, sink, lock)
+    except BaseException:
+        lock.close()
+        raise
+
+
+def _lock(work: Path) -> IO[bytes]:
+    """A file in the folder of a job's work, which is this process' until it is closed."""
+    work.mkdir(parents=True, exist_ok=True)
+    file = (work / "lock").open("wb")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.close()
+        raise ValueError(f"another process works at the job in {work.parent}") from error
+    return file
 
 
 def _check_same(out: Path, request: dict[str, Any], stored: dict[str, Any]) -> None:

@@ -17,12 +17,12 @@ _lock = threading.Lock()
 class Item:
     """One image; plain data, so that it can be written down and sent to other machines.
 
-    `name`: relative path, of which the names of its outputs are made. `url`: of a file that fsspec opens: the image
-    itself, a tar file with the image at `offset`, `size` bytes long, or a Parquet file with the image in `column` of
-    the row `row` of `row_group`.
+    `id`: None until images are numbered. `name`: relative path, of which the names of its outputs are made. `url`: of
+    a file that fsspec opens: the image itself, a tar file with the image at `offset`, `size` bytes long, or a Parquet
+    file with the image in `column` of the row `row` of `row_group`.
     """
 
-    id: int
+    id: int | None = None
     name: str
     url: str
     offset: int | None = None

@@ -28,8 +28,9 @@ class Job:
     """What is asked.
 
     `source`, `image_folder`: see `sources.list_items`. `version`: None: the newest. `categories`: ids or names; empty:
-    all. Thresholds: None: the model's. `slide_pixels`: images of more are slides; None: those above the limit of the
-    settings. `ray_address`: see `ray_runner.run`; None: this machine alone, without Ray.
+    all. Thresholds: None: the model's. `views`: see `service/views.py`; slides take 1. `slide_pixels`: images of more
+    are slides; None: those above the limit of the settings. `ray_address`: see `ray_runner.run`; None: this machine
+    alone, without Ray.
     """
 
     source: str
@@ -40,6 +41,7 @@ class Job:
     image_folder: str | None = None
     score_threshold: float | None = None
     overlap_threshold: float | None = None
+    views: int = 1
     categories: tuple[str, ...] = ()
     slide_pixels: int | None = None
     ray_address: str | None = None
@@ -104,6 +106,7 @@ def make_wish(job: Job, metadata: ArtifactMetadata) -> Wish:
         format="rle",
         score_threshold=job.score_threshold,
         overlap_threshold=job.overlap_threshold,
+        views=job.views,
         categories=list(job.categories),
     )
     return read_wish(query, "application/json", metadata)
@@ -122,6 +125,7 @@ def describe(job: Job, stored: StoredArtifact, settings: Settings) -> dict[str, 
         "format": job.format,
         "score_threshold": job.score_threshold,
         "overlap_threshold": job.overlap_threshold,
+        "views": job.views,
         "categories": list(job.categories),
         "slide_pixels": settings.max_pixels if job.slide_pixels is None else job.slide_pixels,
     }

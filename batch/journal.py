@@ -1,6 +1,5 @@
 """What a job has done, a line an image in the order in which they were done; survives the end of the process."""
 
-import fcntl
 import os
 import threading
 import time
@@ -15,18 +14,10 @@ _SYNC_EVERY_S = 1.0  # a machine that loses power loses no more than that, and t
 
 
 class Journal:
-    """The journal of `count` images, opened to go on; one process at a time.
-
-    Raises:
-        ValueError: another process has it.
-    """
+    """The journal of `count` images, opened to go on; one process at a time, which the caller sees to."""
 
     def __init__(self, path: Path, count: int) -> None:
         self._file = path.open("a+b", buffering=0)
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise ValueError(f"another process works at the job of {path.parent.parent}") from error
         self._lock = threading.Lock()
         self._position = array("q", [-1]) * count  # of each image's line; eight bytes are all that is held of it
         self._end = 0
@@ -59,7 +50,7 @@ class Journal:
                     yield index, orjson.loads(file.readline())
 
     def close(self) -> None:
-        """Let another process have it."""
+        """All that is written lasts."""
         os.fsync(self._file.fileno())
         self._file.close()
 

@@ -19,7 +19,7 @@ def list_tar(url: str, prefix: str, suffixes: tuple[str, ...]) -> Iterator[Item]
             for member in tar:
                 if member.isfile() and member.name.lower().endswith(suffixes):
                     name = prefix + member.name
-                    yield Item(id=0, name=name, url=url, offset=member.offset_data, size=member.size)
+                    yield Item(name=name, url=url, offset=member.offset_data, size=member.size)
                 tar.members.clear()  # type: ignore[attr-defined]  # or all headers would be kept
     except tarfile.TarError as error:
         raise ValueError(f"{url} is damaged, compressed or no tar file: {error}") from error
@@ -44,7 +44,7 @@ def list_parquet(url: str, prefix: str) -> Iterator[Item]:
         count = 0
         for group in range(table.num_row_groups):
             for row in range(table.metadata.row_group(group).num_rows):
-                yield Item(id=0, name=f"{prefix}{count:06}", url=url, row_group=group, row=row, column=column)
+                yield Item(name=f"{prefix}{count:06}", url=url, row_group=group, row=row, column=column)
                 count += 1
 
 

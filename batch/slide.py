@@ -60,7 +60,6 @@ class SlideWork:
         """
         metadata, wish = self.metadata, self.wish
         plan = plan_slide(self.slide.size, metadata)
-        self.work.mkdir(parents=True, exist_ok=True)
         values = find_thresholds(
             metadata, score_threshold=wish.score_threshold, overlap_threshold=wish.overlap_threshold
         )

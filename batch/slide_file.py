@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import product
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import tifffile
@@ -21,19 +21,33 @@ from service.image import decode
 
 SUFFIXES = (".tif", ".tiff")
 MAX_CHUNK_PIXELS = 2**24  # of one tile or strip: 4096 x 4096
+MAX_PIXELS, MAX_WIDTH = 2**38, 2**19  # a file may leave tiles out, so that few bytes can claim any size
+_MAX_CHUNK_BYTES = 8 * MAX_CHUNK_PIXELS  # of one tile or strip in the file: twice those of four samples
+_MAX_TAG_BYTES = 2**16
 _WIDTH, _LENGTH, _STRIP_OFFSETS, _ORIENTATION, _ROWS_PER_STRIP, _STRIP_BYTES = 256, 257, 273, 274, 278, 279
 # Bits, compression, colours, fill order, samples, predictor, palette, alpha, sample format, JPEG tables, YCbCr.
 _KEPT_TAGS = (258, 259, 262, 266, 277, 284, 317, 320, 338, 339, 347, 529, 530, 531, 532)
 _LONG, _OF_BIG_TIFF = 4, (13, 16, 17, 18)
 _RESOLUTION_TAGS = ("XResolution", "YResolution", "ResolutionUnit")
+_RESOLUTION_UNITS = (1, 2, 3)  # none, inch, centimeter
+
+
+class Resolution(NamedTuple):
+    """TIFF's: pixels in each unit, as numerator and denominator."""
+
+    horizontal: tuple[int, int]
+    vertical: tuple[int, int]
+    unit: int
 
 
 class SlideFile:
     """The first page of a TIFF file, which stays open; `size` is (height, width). Any thread may read.
 
+    `resolution`: None where the file says none, or nonsense.
+
     Raises:
         UndecodableImageError: pages of this kind cannot be read in parts.
-        ImageTooLargeError: the tiles or strips themselves are too large.
+        ImageTooLargeError: the slide, or its tiles or strips themselves, are too large.
     """
 
     def __init__(self, file: IO[bytes], page: tifffile.TiffPage) -> None:
@@ -49,6 +63,8 @@ class SlideFile:
             self._chunk = int(page.tilelength), int(page.tilewidth)
         else:
             self._chunk = min(int(page.rowsperstrip), self.size[0]), self.size[1]
+        if min(self._chunk) < 1:
+            raise UndecodableImageError(f"the TIFF has tiles or strips of {self._chunk[1]} x {self._chunk[0]} pixels")
         self._num_across = -(-self.size[1] // self._chunk[1])
         num_chunks = -(-self.size[0] // self._chunk[0]) * self._num_across
         if not len(self._offsets) == len(self._lengths) == num_chunks:
@@ -58,8 +74,12 @@ class SlideFile:
                 f"the TIFF has tiles or strips of {self._chunk[1]} x {self._chunk[0]} pixels, a slide's may have "
                 f"{MAX_CHUNK_PIXELS:,}: save it with tiles, of 512 x 512 for example"
             )
+        if max(self._lengths) > _MAX_CHUNK_BYTES:
+            raise UndecodableImageError(
+                f"the TIFF has a tile or strip of {max(self._lengths):,} bytes; a slide's may have {_MAX_CHUNK_BYTES:,}"
+            )
         self._tags = [_read_tag(file, tags[code]) for code in _KEPT_TAGS if code in tags]
-        self.resolution = tuple(tags[name].value for name in _RESOLUTION_TAGS if name in tags)
+        self.resolution = _read_resolution(tags)
 
     def read_rows(self, top: int, bottom: int) -> NDArray[np.uint8]:
         """The pixels of rows `top` to `bottom` (excluded), RGB (bottom - top, W, 3).
@@ -89,17 +109,19 @@ class SlideFile:
             self._file.seek(self._offsets[number])
             data = self._file.read(self._lengths[number])
         height, width = self._chunk
+        place = f"the tile or strip at row {down * height}, column {across * width}"
+        if len(data) < self._lengths[number]:
+            raise UndecodableImageError(f"{place}: the file ends before it does")
         if not self._is_tiled:
             height = min(height, self.size[0] - down * height)
         wrapped = _wrap(self._order, self._tags, (height, width), data)
         try:
             chunk = decode(wrapped, max_pixels=MAX_CHUNK_PIXELS, max_side=MAX_CHUNK_PIXELS)
         except UndecodableImageError as error:
-            place = f"the tile or strip at row {down * self._chunk[0]}, column {across * self._chunk[1]}"
             raise UndecodableImageError(f"{place}: {error.detail}") from error
         if chunk.shape != (height, width, 3):
             raise UndecodableImageError(
-                f"a tile has {chunk.shape[1]} x {chunk.shape[0]} pixels, not {width} x {height}"
+                f"{place} has {chunk.shape[1]} x {chunk.shape[0]} pixels, not {width} x {height}"
             )
         return chunk
 
@@ -118,7 +140,9 @@ def open_slide(item: Item, *, max_pixels: int, max_side: int) -> Iterator[SlideF
     file_system, path = open_file_system(item.url)
     with file_system.open(path, "rb") as file:
         page = _first_page(file)
-        if page is None or (page.imagelength * page.imagewidth <= max_pixels and max(page.shape[:2]) <= max_side):
+        if page is None or (
+            page.imagelength * page.imagewidth <= max_pixels and max(page.imagelength, page.imagewidth) <= max_side
+        ):
             yield None
         else:
             yield SlideFile(file, page)
@@ -136,7 +160,15 @@ def _first_page(file: IO[bytes]) -> tifffile.TiffPage | None:
 
 
 def _check(page: tifffile.TiffPage) -> None:
-    """Raise UndecodableImageError for a page that is more than RGB or gray pixels of 8 bits, as they lie."""
+    """Raise UndecodableImageError for a page that is more than RGB or gray pixels of 8 bits, as they lie.
+
+    And ImageTooLargeError for one beyond what is held of a slide.
+    """
+    height, width = page.imagelength, page.imagewidth
+    if height * width > MAX_PIXELS or width > MAX_WIDTH:
+        raise ImageTooLargeError(
+            f"the slide has {width} x {height} pixels; the limit is {MAX_PIXELS:,} in all, and {MAX_WIDTH:,} in width"
+        )
     bits, sample_format = page.bitspersample, page.sampleformat or 1
     if bits != 8 or sample_format != 1:
         raise UndecodableImageError(f"a slide needs unsigned samples of 8 bits, not {bits}: save it with 8")
@@ -147,11 +179,25 @@ def _check(page: tifffile.TiffPage) -> None:
         raise UndecodableImageError(f"a slide needs orientation 1, not {orientation}: turn its pixels")
 
 
+def _read_resolution(tags: Any) -> Resolution | None:
+    """None for anything but two fractions and a unit."""
+    values: list[Any] = [tags[name].value if name in tags else None for name in _RESOLUTION_TAGS]
+    are_fractions = all(
+        isinstance(one, tuple) and len(one) == 2 and all(isinstance(part, int) and part > 0 for part in one)
+        for one in values[:2]
+    )
+    return Resolution(*values) if are_fractions and values[2] in _RESOLUTION_UNITS else None
+
+
 def _read_tag(file: IO[bytes], tag: Any) -> tuple[int, int, int, bytes]:
     """Code, type, count and value as they are in the file."""
     file.seek(tag.valueoffset)
     if int(tag.dtype) in _OF_BIG_TIFF:
         raise UndecodableImageError(f"the TIFF's tag {tag.code} has a type that small files do not have: {tag.dtype}")
+    if tag.valuebytecount > _MAX_TAG_BYTES:
+        raise UndecodableImageError(
+            f"the TIFF's tag {tag.code} has {tag.valuebytecount:,} bytes; a slide's may have {_MAX_TAG_BYTES:,}"
+        )
     return tag.code, int(tag.dtype), tag.count, file.read(tag.valuebytecount)
 
 

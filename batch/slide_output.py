@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from batch.durable import replacing
 from batch.parquet_file import segment_fields
+from batch.slide_file import Resolution
 from batch.slide_objects import Bands, SlideObjects
 from service import rle
 from service.answers import SCORE_DECIMALS
@@ -29,7 +30,7 @@ def write_slide(
     size: tuple[int, int],
     metadata: ArtifactMetadata,
     *,
-    resolution: tuple[Any, ...],
+    resolution: Resolution | None,
     has_scores: bool,
 ) -> None:
     """Write both files in one pass over the bands.
@@ -40,7 +41,7 @@ def write_slide(
         objects: of these labels.
         size: height and width.
         metadata: names the categories.
-        resolution: TIFF's horizontal and vertical resolution and their unit, or nothing.
+        resolution: of the slide, if it has one.
         has_scores: whether the objects' scores mean anything.
     """
     import pyarrow.parquet
@@ -52,7 +53,6 @@ def write_slide(
         tifffile.TiffWriter(label_file, bigtiff=True) as tiff,
     ):
         rows = _TableRows(objects, metadata, writer, has_scores=has_scores)
-        scale = {"resolution": resolution[:2], "resolutionunit": resolution[2]} if len(resolution) == 3 else {}
         tiff.write(
             _tiles(_with_ids(bands, objects, rows), size),
             shape=size,
@@ -64,7 +64,8 @@ def write_slide(
             metadata=None,
             software="K-Net Serve",
             buffersize=_BYTES_AT_ONCE,
-            **scale,
+            resolution=(resolution.horizontal, resolution.vertical) if resolution else None,
+            resolutionunit=resolution.unit if resolution else None,
         )
         rows.close()
 
@@ -109,10 +110,7 @@ class _TableRows:
         self._metadata = metadata
         self._writer = writer
         self._has_scores = has_scores
-        self._by_top = np.argsort(
-            objects.box[:, 1], kind="stable"
-        ).tolist()  # positions, those that come last at the end
-        self._by_top.reverse()
+        self._by_top = np.argsort(objects.box[:, 1], kind="stable")[::-1].tolist()  # positions, the first at the end
         self._open: dict[int, list[NDArray[np.bool_]]] = {}  # parts of masks by position
         self._rows: list[dict[str, Any]] = []
 

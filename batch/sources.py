@@ -4,6 +4,7 @@ All of it goes through fsspec: `s3://bucket/folder` works where s3fs is installe
 """
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from glob import has_magic
@@ -17,6 +18,8 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp")
 _LEGAL = (
     "a folder, a glob in quotes, a list of files (.txt), a COCO file (.json), tar shards (.tar) or Parquet (.parquet)"
 )
+_MAX_NAME_BYTES = 240  # of a file or folder: systems take 255, and outputs add to it while they are written
+_OUTPUT_AS_FOLDER = re.compile(r"\.(?:png|tif|parquet)(?=/)")
 
 
 def list_items(source: str, image_folder: str | None = None) -> Iterator[Item]:
@@ -27,14 +30,19 @@ def list_items(source: str, image_folder: str | None = None) -> Iterator[Item]:
         image_folder: where the files of a list or a COCO file are; default: beside it.
 
     Raises:
-        ValueError: there is no image, or two would have outputs of the same name.
+        ValueError: there is no image, two would have outputs of the same name, or a name is none for a file.
     """
     stems: set[str] = set()
-    for item in _list(source, image_folder):
-        item = replace(item, id=item.id or len(stems) + 1, name=_clean(item.name))
-        if item.stem in stems:
-            raise ValueError(f"two images would have outputs named {item.stem}: segment them in jobs of their own")
-        stems.add(item.stem)
+    folders: set[str] = set()  # whose names an output of the stem without their suffix would have
+    for number, item in enumerate(_list(source, image_folder), start=1):
+        item = replace(item, id=number if item.id is None else item.id, name=_clean(item.name))
+        _check_name(item)
+        stem = item.stem
+        above = {stem[: match.start()] for match in _OUTPUT_AS_FOLDER.finditer(stem)}
+        if met := ({stem} & folders) | ({stem, *above} & stems):
+            raise ValueError(f"two images would have outputs named {min(met)}: segment them in jobs of their own")
+        stems.add(stem)
+        folders |= above
         yield item
     if not stems:
         raise ValueError(f"no image in {source}; legal: {_LEGAL}, images being {', '.join(IMAGE_SUFFIXES)}")
@@ -69,7 +77,7 @@ def _open(url: str, name: str, *, prefix: str) -> Iterator[Item]:
     elif url.endswith(".parquet"):
         yield from list_parquet(url, prefix or f"{PurePosixPath(name).stem}/")
     elif url.lower().endswith(IMAGE_SUFFIXES):
-        yield Item(id=0, name=name, url=url)
+        yield Item(name=name, url=url)
 
 
 def _list_coco(source: str, image_folder: str | None) -> Iterator[Item]:
@@ -81,9 +89,13 @@ def _list_coco(source: str, image_folder: str | None) -> Iterator[Item]:
     if not isinstance(images, list):
         raise ValueError(f"{source} has no list `images`, which COCO files have")
     folder = image_folder or _parent(source)
+    ids: set[int] = set()
     for number, image in enumerate(images):
         if not (isinstance(image.get("id"), int) and isinstance(image.get("file_name"), str)):
             raise ValueError(f"{source}: images[{number}] needs an `id`, a whole number, and a `file_name`")
+        if image["id"] in ids:
+            raise ValueError(f"{source}: images[{number}] has the id {image['id']}, as another image has")
+        ids.add(image["id"])
         item = Item(id=image["id"], name=image["file_name"], url=_join(folder, image["file_name"]))
         if not number:
             _check_first(item.url, folder)
@@ -94,16 +106,27 @@ def _list_lines(source: str, image_folder: str | None) -> Iterator[Item]:
     """Images of a text file, a path or URL a line, relative ones to `image_folder` or the file's own folder."""
     file_system, path = open_file_system(source)
     folder = image_folder or _parent(source)
-    with file_system.open(path, "rt", encoding="utf-8") as file:
+    with file_system.open(path, "rt", encoding="utf-8-sig") as file:
         for line in file:
             if name := line.strip():
-                yield Item(id=0, name=name.split("://")[-1], url=_join(folder, name))
+                yield Item(name=name.split("://")[-1], url=_join(folder, name))
 
 
 def _check_first(url: str, folder: str) -> None:
     file_system, path = open_file_system(url)
     if not file_system.exists(path):
         raise ValueError(f"{url} does not exist; name the folder of the images, if it is not {folder}: --image-folder")
+
+
+def _check_name(item: Item) -> None:
+    """Raise ValueError for a name of which no output's can be made, or a path that cannot be written down."""
+    try:
+        encoded = item.name.encode()
+        item.url.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{item.name!r} is not UTF-8: rename it") from error
+    if b"\0" in encoded or max(map(len, encoded.split(b"/"))) > _MAX_NAME_BYTES:
+        raise ValueError(f"{item.name!r} is no name for a file: at most {_MAX_NAME_BYTES} bytes each, and no zeros")
 
 
 def _clean(name: str) -> str:

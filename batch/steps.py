@@ -1,6 +1,7 @@
 """From one image's file to what is kept of it: the same steps, whoever runs them."""
 
 import os
+import shutil
 import sys
 import threading
 import time
@@ -13,6 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from batch.durable import NotWrittenError
 from batch.items import Item, read
 from batch.sinks import Sink
 from batch.slide import SlideWork
@@ -21,7 +23,7 @@ from service import answers
 from service.answers import Wish
 from service.artifact import ArtifactMetadata
 from service.budget import Budget
-from service.errors import EngineDownError, ServiceError
+from service.errors import EngineDownError, InvalidParameterError, ServiceError
 from service.geometry import Plan
 from service.image import EncodedImage
 from service.join import TileResult
@@ -30,6 +32,7 @@ from service.segmenter import Segmenter
 from service.session import Session, available_cpus
 from service.settings import Settings
 from service.ticket import Ticket
+from service.views import pixels_of, segment_views
 
 _ATTEMPTS = 3  # at an image, where the engine process ends: another image of its batch may have been the cause
 _PAUSE_S = 1.0  # before another: an engine whose process has just ended counts as ready until that is noticed
@@ -113,20 +116,27 @@ class Steps:
         self._is_stopped = False
 
     def __call__(self, index: int, item: Item) -> Outcome:
-        """Read, decode, segment, encode; a bad image's outcome is its error. Raises EngineLostError, StoppedError."""
+        """Read, decode, segment, encode; a bad image's outcome is its error.
+
+        Raises:
+            EngineLostError, StoppedError: as they say.
+            NotWrittenError: the work at a slide cannot be put aside.
+        """
         try:
             with self._open_slide(item) as slide:
                 if slide is not None:
                     return self._segment_slide(index, item, slide)
             return self._segment(index, item)
-        except (EngineLostError, StoppedError):
+        except (EngineLostError, StoppedError, NotWrittenError):
             raise
         except ServiceError as error:
-            return _failed(index, error.type, error.detail)
+            kind, reason = error.type, error.detail
         except OSError as error:
-            return _failed(index, "unreadable", os.strerror(error.errno) if error.errno else str(error))
+            kind, reason = "unreadable", os.strerror(error.errno) if error.errno else str(error)
         except Exception as error:  # of a remote file system, or of a file that nobody has thought of
-            return _failed(index, "unreadable", f"{type(error).__name__}: {error}")
+            kind, reason = "unreadable", f"{type(error).__name__}: {error}"
+        shutil.rmtree(self._slide_folder(index), ignore_errors=True)
+        return Outcome(index=index, record={"error": {"type": kind, "reason": reason}})
 
     def is_slide(self, item: Item) -> bool:
         """Whether the image is a slide; not if it cannot be read, which a call tells."""
@@ -150,13 +160,17 @@ class Steps:
         ticket = Ticket(_LONGEST_S)
         file = EncodedImage(read(item), max_pixels=self._max_pixels, max_side=self._max_side)
         width, height = file.size
-        with self._pixels.hold(width * height, ticket):
+        with self._pixels.hold(pixels_of(self._wish.views, width * height), ticket):
             with self._processors:
                 pixels = file.decode()
             wish = self._wish
             result = self._ask(
-                lambda segmenter: segmenter.segment(
-                    pixels, score_threshold=wish.score_threshold, overlap_threshold=wish.overlap_threshold
+                lambda segmenter: segment_views(
+                    segmenter,
+                    pixels,
+                    views=wish.views,
+                    score_threshold=wish.score_threshold,
+                    overlap_threshold=wish.overlap_threshold,
                 ),
                 ticket,
             )
@@ -169,7 +183,9 @@ class Steps:
         return Outcome(index=index, record=record, picture=picture)
 
     def _segment_slide(self, index: int, item: Item, slide: SlideFile) -> Outcome:
-        folder = self._slides.work / str(index)
+        if self._wish.views > 1:
+            raise InvalidParameterError(f"views is {self._wish.views}; legal for a slide: 1")
+        folder = self._slide_folder(index)
         with self._slide_places, self._slide_ticket() as ticket:
 
             def read_tiles(pixels: NDArray[np.uint8], plan: Plan, values: Mapping[str, float]) -> list[TileResult]:
@@ -185,6 +201,10 @@ class Steps:
             )
             record = work.run(read_tiles, stop=lambda: ticket.cancel(StoppedError("another row of tiles has failed")))
         return Outcome(index=index, record=record, slide=folder)
+
+    def _slide_folder(self, index: int) -> Path:
+        """Where the work at a slide is put aside."""
+        return self._slides.work / str(index)
 
     @contextmanager
     def _slide_ticket(self) -> Iterator[Ticket]:
@@ -216,7 +236,3 @@ class Steps:
                 except ServiceError as error:
                     raise EngineLostError(error.detail) from error
         raise AssertionError
-
-
-def _failed(index: int, kind: str, reason: str) -> Outcome:
-    return Outcome(index=index, record={"error": {"type": kind, "reason": reason}})

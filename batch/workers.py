@@ -27,11 +27,17 @@ def for_each(
             for item in items:
                 running.add(pool.submit(function, item))
                 if len(running) == num_threads:
-                    done, running = wait(running, return_when=FIRST_COMPLETED)
-                    for future in done:
-                        future.result()
-            for future in running:
-                future.result()
+                    running = _settle(running)
+            while running:
+                running = _settle(running)
         except BaseException:
             stop()
             raise
+
+
+def _settle(running: set[Future[None]]) -> set[Future[None]]:
+    """Wait until a call ends, or several; those that still run. Raises what a call has raised."""
+    done, left = wait(running, return_when=FIRST_COMPLETED)
+    for future in done:
+        future.result()
+    return left

@@ -6,7 +6,8 @@
 
 Engines: a simulated accelerator of so many milliseconds a batch (one device, whoever uses it), or `cpu`, the bundled
 nuclei model on crops of 256x256. --python names the interpreter of each server's environment; ours runs in this one.
-Of the others each number of --workers is tried, and the best is shown. Rates are shares of our images a second at the
+Of each server each number of --workers (ours: of engines) is tried, and the one best at the most clients is shown; a
+simulated device is opened by one engine of ours. Rates are shares of our images a second at the
 most clients: open loops with Poisson arrivals, the same for all servers. Every answer is compared with the one that
 the service's own steps give for its image. `idle` is the share of the time in which the device did nothing; `cpu_ms`
 what the server's processes, its engine included, used of processors for each image. Prints tables, then a JSON line.
@@ -241,7 +242,7 @@ def main() -> None:
     parser.add_argument("--servers", nargs="+", default=list(SERVERS), choices=SERVERS)
     parser.add_argument("--engines", nargs="+", default=["5", "10", "20", "cpu"], help="milliseconds, or cpu")
     parser.add_argument("--size", type=int, nargs=2, default=(480, 640), metavar=("H", "W"), help="of simulated images")
-    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2], help="of the other servers")
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2], help="of a server")
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 64])
     parser.add_argument("--rates", type=float, nargs="*", default=[0.5, 0.8], help="shares of our images a second")
     parser.add_argument("--seconds", type=float, default=8.0, help="of each loop that count")
@@ -258,12 +259,14 @@ def main() -> None:
         lines = results[engine] = []
         for name in arguments.servers:
             server = SERVERS[name]
-            workers = [1] if name == "ours" else arguments.workers
+            workers = [1] if name == "ours" and workload.is_simulated else arguments.workers
             log = arguments.work / f"{engine}-{name}.log"
-            lines += compare(workload, server, pythons[name], workers, levels, log, arguments.seconds)
+            best = compare(workload, server, pythons[name], workers, levels, log, arguments.seconds)
+            lines += best
             if name == arguments.servers[0]:
-                levels += [("rate", share * lines[0]["images_per_s"]) for share in arguments.rates]
-                rates = levels[len(arguments.clients) :]
+                rates = [("rate", share * best[0]["images_per_s"]) for share in arguments.rates]
+                levels += rates
+                workers = [best[0]["workers"]]
                 lines += compare(workload, server, pythons[name], workers, rates, log, arguments.seconds)
         print_figures(f"engine {engine}, {processor()}", lines)
     write_json({"processor": processor(), "engines": results}, arguments.out)

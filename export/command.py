@@ -15,7 +15,7 @@ from export.tensorrt_plan import dry_run as command_lines
 from export.triton import write_config
 from service.artifact import ArtifactMetadata
 from training.data.index import DataIndex, evenly_spaced
-from training.data.open import open_data
+from training.data.open import find_data
 
 FormatOption = Literal[Format, "triton"]  # Triton is no engine: it runs the graph of `onnx`
 
@@ -110,7 +110,8 @@ def _open(wishes: Wishes) -> tuple[DataIndex, DataIndex] | None:
     """Training and validation images, of which no more than wished."""
     if wishes.data is None:
         return None
-    train, val = (open_data(wishes.data, split, wishes.description) for split in ("train", "val"))
+    found = find_data(wishes.data, wishes.description)
+    train, val = found.read("train"), found.read("val")
     return train, replace(val, records=evenly_spaced(val.records, wishes.max_images))
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from batch.durable import write_bytes
 from export.errors import ExportError
 from export.tensorrt_plan import EngineOptions, load_graph, needs_of
 from service.artifact import ArtifactMetadata, Variant, file_sha256
@@ -39,9 +40,7 @@ def build_engine(folder: Path, metadata: ArtifactMetadata, options: EngineOption
     graph = load_graph(folder, options).SerializeToString()
     plan, version = _build(graph, metadata, options, console)
     path = folder / options.engine_file
-    unfinished = path.with_suffix(".part")
-    unfinished.write_bytes(plan)
-    unfinished.replace(path)
+    write_bytes(path, plan)
     return Variant(
         runtime="tensorrt",
         precision=options.precision,

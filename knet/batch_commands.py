@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from knet.explained import explained
-from knet.options import Categories, Model, OverlapThreshold, Repository, ScoreThreshold, Version
+from knet.options import Categories, Model, OverlapThreshold, Repository, ScoreThreshold, Version, Views
 
 Output = Literal["coco-panoptic", "coco-instances", "semantic", "parquet", "overlay"]
 
@@ -52,13 +52,14 @@ def batch(
     repository: Repository = None,
     score_threshold: ScoreThreshold = None,
     overlap_threshold: OverlapThreshold = None,
+    views: Views = 1,
     categories: Categories = None,
     slide_pixels: Annotated[
         int | None,
         typer.Option(
             min=0,
             help="TIFF files of more pixels than this are slides: read tile by tile and never held whole, into "
-            "OUT/slides/NAME.tif, ids in tiles of 512, and NAME.parquet, a row an object. 0: all. "
+            "OUT/slides/NAME.tif, ids in tiles of 512, and NAME.parquet, a row an object; in one view. 0: all. "
             "Default: KNET_MAX_PIXELS, 100 million.",
         ),
     ] = None,
@@ -92,6 +93,7 @@ def batch(
             image_folder=image_folder,
             score_threshold=score_threshold,
             overlap_threshold=overlap_threshold,
+            views=views,
             categories=(categories,) if categories else (),
             slide_pixels=slide_pixels,
             ray_address=ray_address,

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from rich.table import Table
 
 from training.data.check import Report, check, compare_splits
 from training.data.index import DataIndex, Record, evenly_spaced
-from training.data.open import open_data
+from training.data.open import find_data
 from training.data.statistics import Spread, Statistics
 from training.dataset import read_sample
 from training.pictures import contact_sheet, draw_segments
@@ -25,7 +26,7 @@ TILE_SIZE = (240, 320)
 
 
 def check_data(data: Path, description: Path | None, out: Path, console: Console) -> bool:
-    """Print the report on both splits of `data`; write it as `out`/check.json, and `out`/images.png to look at.
+    """Print the report on the splits of `data`; write it as `out`/check.json, and `out`/images.png to look at.
 
     Returns:
         Whether the data can be used. Warnings do not keep it from that.
@@ -33,16 +34,19 @@ def check_data(data: Path, description: Path | None, out: Path, console: Console
     Raises:
         ValueError: the data is of no known kind, or its files do not belong together.
     """
-    indices = {split: open_data(data, split, description) for split in ("train", "val")}
+    found = find_data(data, description)
+    indices: dict[str, DataIndex] = {split: found.read(split) for split in found.splits}
     reports = {split: check(index, show_progress=console.is_terminal) for split, index in indices.items()}
     train = indices["train"]
     problems = {split: report.problems for split, report in reports.items()}
-    if train.categories != indices["val"].categories:
-        problems["both"] = ("train and val have different categories: write the same into both",)
     warnings = {split: report.warnings for split, report in reports.items()}
-    warnings["both"] = compare_splits(reports["train"], reports["val"])
+    for one, other in combinations(indices, 2):
+        name = f"{one} and {other}"
+        if indices[one].categories != indices[other].categories:
+            problems[name] = (f"{name} have different categories: write the same into both",)
+        warnings[name] = compare_splits(reports, one, other)
     console.print(f"{data}: {train.format}, for a network of kind {train.kind}", soft_wrap=True)
-    for note in train.notes:
+    for note in dict.fromkeys(note for index in indices.values() for note in index.notes):
         console.print(f"Note: {note}", soft_wrap=True)
     _print_images({split: report.statistics for split, report in reports.items()}, console)
     _print_categories({split: report.statistics for split, report in reports.items()}, console)
@@ -132,6 +136,8 @@ def _print_suggestions(report: Report, console: Console) -> None:
     table = Table("setting", "value", "because", title="Suggested, from the training images", title_justify="left")
     for suggestion in report.suggestions:
         table.add_row(suggestion.setting, suggestion.value, suggestion.reason)
+    table.caption = "advice alone: a recipe has its own settings, which knet train --print shows and --set changes"
+    table.caption_justify = "left"
     console.print(table)
 
 

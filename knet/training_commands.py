@@ -45,7 +45,7 @@ Examples:
 knet convert field --out field-panoptic
 """
 
-Split = Literal["train", "val"]
+Split = Literal["train", "val", "test"]
 Accelerator = Literal["auto", "cpu", "cuda"]
 
 
@@ -134,7 +134,7 @@ def train(
 def evaluate(
     model: Annotated[str, typer.Argument(help="Folder of a checkpoint or an artifact; with --url, a model's name.")],
     data: Annotated[Path, typer.Option(help="Folder of annotated images; docs/data.md lists the formats.")],
-    split: Annotated[Split, typer.Option(help="Which part of it.")] = "val",
+    split: Annotated[Split, typer.Option(help="Which part of it; test where it has one.")] = "val",
     description: Description = None,
     url: Annotated[str | None, typer.Option(help="Score the answers of this server.")] = None,
     api_key: ApiKey = None,
@@ -203,7 +203,7 @@ def convert(
     out: Annotated[Path, typer.Option(file_okay=False, help="Folder for the COCO panoptic set; must not exist.")],
     description: Description = None,
 ) -> None:
-    """Write a data set as COCO panoptic, with its split into train and val."""
+    """Write a data set as COCO panoptic, with its split into train, val and perhaps test."""
     with explained("train"):
         from training.data.convert import convert as convert_data
 

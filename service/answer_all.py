@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from starlette.requests import Request
 
+from service.admission import client_of
 from service.answers import Wish
 from service.attend import attend
 from service.context import Context
@@ -26,11 +27,12 @@ async def answer_all(
     """An answer or an error for each image file, in their order; an error in place of a file is given back.
 
     Raises:
+        ClientLimitError: this client has too many images here already.
         QueueFullError: there are too few places for all of them, or they would wait too long.
         DeadlineError: the ticket's deadline has passed.
         ClientLeftError: the client has gone.
     """
-    with context.admission.images(len(images), model, ticket):
+    with context.admission.images(len(images), client_of(request.scope), model, ticket):
         return await attend(request, ticket, _gather(images, model, wish, ticket, context))
 
 

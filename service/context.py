@@ -36,7 +36,9 @@ class Context:
         self._opener = opener
         self.codecs = Codecs(*_codec_options(settings))
         self.models = Models(settings, self._make_model)
-        self.admission = Admission(settings.max_queue, self.metrics)
+        self.admission = Admission(
+            settings.max_queue, self.metrics, max_images_per_client=settings.max_queue_per_client
+        )
         self.pipeline = Pipeline(self.codecs, self.metrics)
         self.fetcher = Fetcher(settings)
         self.control = Threads(1, "control")

@@ -23,6 +23,7 @@ ServiceError
 │   └── ClientLeftError           499  nobody waits for the answer (for the log alone)
 └── UnavailableError              503  try again later
     ├── QueueFullError                 more requests wait than allowed, or the deadline is too close for the queue
+    ├── ClientLimitError          429  this client alone has as many waiting as one may have
     ├── MemoryFullError                the bodies of all requests have more bytes than allowed
     ├── EngineDownError                the engine process is starting or has ended
     ├── CodecDownError                 the process that worked on the image has ended
@@ -207,6 +208,14 @@ class QueueFullError(UnavailableError):
 
     type = "queue-full"
     title = "Queue full"
+
+
+class ClientLimitError(UnavailableError):
+    """One client has as many images waiting as one may have; others are served."""
+
+    status = 429
+    type = "client-limit"
+    title = "Too many images of one client"
 
 
 class MemoryFullError(UnavailableError):

@@ -33,6 +33,7 @@ _ERROR_NAMES = {
     413: "Too many bytes or pixels",
     415: "Not an image, or not of a format taken",
     422: "Invalid parameter, or an image that cannot be decoded",
+    429: "This client alone has as many images waiting as one may have; see Retry-After",
     500: "The server failed; its log says more under the request id",
     503: "Queue full, model not ready, or server stopping; see Retry-After",
     504: "Not done in the time that the request or the server allows",
@@ -115,7 +116,7 @@ SEGMENT_DOCS: dict[str, Any] = {
                 "image/png": _BINARY,
             },
         },
-        **_errors(400, 401, 404, 406, 413, 415, 422, 503, 504),
+        **_errors(400, 401, 404, 406, 413, 415, 422, 429, 503, 504),
     },
     "openapi_extra": {"requestBody": _request_body()},
 }
@@ -153,7 +154,7 @@ V2_INFER_DOCS: dict[str, Any] = {
                 "application/octet-stream": _BINARY,
             },
         },
-        **_v2_errors(400, 401, 404, 413, 415, 422, 503, 504),
+        **_v2_errors(400, 401, 404, 413, 415, 422, 429, 503, 504),
     },
     "openapi_extra": {
         "requestBody": {

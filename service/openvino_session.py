@@ -42,6 +42,8 @@ class OpenVinoSession:
                     "INFERENCE_PRECISION_HINT": _HINTS[precision],
                     "PERFORMANCE_HINT": "LATENCY",
                     "INFERENCE_NUM_THREADS": threads or available_cpus(),
+                    # Pinned, the threads of all processes begin at the same core: two engines would share one.
+                    "ENABLE_CPU_PINNING": False,
                 },
             )
         except RuntimeError as error:

@@ -94,6 +94,12 @@ class Settings(BaseSettings):
     max_side: int = Field(default=32_768, gt=0, description="longest side of an image, in pixels")
     max_images: int = Field(default=16, gt=0, description="most images in one request")
     max_queue: int = Field(default=64, gt=0, description="most images that wait or run at once, of all requests")
+    max_queue_per_client: int | None = Field(
+        default=None,
+        gt=0,
+        description="most images that wait or run at once, of one client (its key, or else its address); "
+        "default: as many as of all",
+    )
     max_inflight_pixels: int = Field(
         default=100_000_000, gt=0, description="most pixels of decoded images in memory at once, of all requests"
     )
@@ -210,6 +216,12 @@ class Settings(BaseSettings):
             )
         if self.max_images > self.max_queue:
             raise ValueError(f"max_images {self.max_images} must not exceed max_queue {self.max_queue}")
+        share = self.max_queue_per_client
+        if share is not None and not self.max_images <= share <= self.max_queue:
+            raise ValueError(
+                f"max_queue_per_client {share} must lie between max_images {self.max_images} "
+                f"and max_queue {self.max_queue}"
+            )
         if self.max_pixels > self.max_inflight_pixels:
             raise ValueError(
                 f"max_pixels {self.max_pixels} must not exceed max_inflight_pixels {self.max_inflight_pixels}: "

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from batch.durable import write_bytes
 from model.checkpoint import save
 from model.knet import KNet
 
@@ -44,9 +45,8 @@ class Checkpoints:
         if is_best:
             with without_parts(self._folder):
                 save(network, self._folder)
-                _write(self._folder, document)
-        with without_parts(self._folder / LAST):
-            _write(self._folder / LAST, document)
+            _write(self._folder, document)
+        _write(self._folder / LAST, document)
         return is_best
 
     def scored_step(self) -> int | None:
@@ -75,7 +75,4 @@ def without_parts(folder: Path) -> Iterator[None]:
 
 
 def _write(folder: Path, document: dict[str, Any]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    part = folder / f"{METRICS}.part"
-    part.write_text(json.dumps(document, indent=2) + "\n")
-    part.replace(folder / METRICS)
+    write_bytes(folder / METRICS, (json.dumps(document, indent=2) + "\n").encode())

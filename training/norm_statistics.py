@@ -20,9 +20,10 @@ _NUM_CROPS = 96
 
 
 def measure_statistics(network: KNet, config: TrainConfig, train: DataIndex) -> None:
-    """Give all batch norms of a network on the CPU the statistics of training crops, and weights that fit them.
+    """Give the batch norms of a network on the CPU the statistics of training crops, and weights that fit them.
 
-    What the network computes in evaluation mode stays the same, up to rounding.
+    Those that take no part in what it computes stay as they are. In evaluation mode the network computes the same as
+    before, up to rounding.
     """
     samples = make_samples(config, train, cache_bytes=0)
     starts = range(0, max(_NUM_CROPS, config.batch_size), config.batch_size)
@@ -44,6 +45,8 @@ def set_statistics(network: KNet, inputs: Iterable[tuple[Tensor, Tensor | None]]
     for hook in hooks:
         hook.remove()
     for norm, (count, total, squares) in sums.items():
+        if not count.any():  # of the auxiliary head: it serves the loss alone, so no artifact has it, and it starts new
+            continue
         mean = total / count
         _set(norm, mean.float(), (squares / count - mean.square()).clamp(min=0).float())
 

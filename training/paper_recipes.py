@@ -13,6 +13,7 @@ from training.recipes import DataFacts
 
 _MIRRORED = replace(UNCHANGED, placement="fit", flip_probability=0.5)
 _COCO_SIDE = 1088  # crops are square: a COCO image of 4:3 that fits has a shorter side of 816, the paper's 800
+_ADE20K_SIDE = 512
 
 
 def panoptic_r50_1x(facts: DataFacts) -> TrainConfig:
@@ -37,10 +38,14 @@ def instance_r50_3x(facts: DataFacts) -> TrainConfig:
 
 def semantic_r50_80k(facts: DataFacts) -> TrainConfig:
     """The paper's semantic K-Net on UPerNet, ResNet-50, 80,000 steps; made for ADE20K and several GPUs."""
-    photometric = replace(_MIRRORED, gain=0.4, shift=0.5, hue=0.05, saturation=0.4)  # close to mmsegmentation's
+    model = replace(ade20k_semantic("uper", R50_V1C, channels=256), categories=facts.categories)
+    # Crops are of the scale that is served, times 0.5 to 2; this and the colours are close to mmsegmentation's.
+    (shorter, longer), (shortest, longest) = sorted(facts.image_size), model.canvas_sizes
+    scale = min(shortest / shorter, longest / longer) * longer / _ADE20K_SIDE
+    colours = replace(_MIRRORED, gain=0.4, shift=0.5, hue=0.05, saturation=0.4)
     return TrainConfig(
-        model=replace(ade20k_semantic("uper", R50_V1C, channels=256), categories=facts.categories),
-        augment=replace(photometric, placement="native", scale_jitter=2.0, crop_size=512),
+        model=model,
+        augment=replace(colours, crop_size=_ADE20K_SIDE, fit_scale=(0.5 * scale, 2 * scale)),
         steps=80_000,
         batch_size=16,
         learning_rate=1e-4,

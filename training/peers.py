@@ -22,6 +22,7 @@ _PROBE_S = 5
 _NUM_PROBES = 4
 _GRACE_S = 5.0  # that a process has to end by itself, with its own words, when another one is gone
 _CONNECT_S = 120.0
+_HELLO_S = 10.0  # for a line that is sent as soon as there is a connection
 _ENDED = b"ended\n"  # a line from a process that has done its part; any other one says who is gone
 
 
@@ -74,11 +75,13 @@ class _Peers:
             server.settimeout(_CONNECT_S)
             while len(self._connections) < num_others:
                 connection, _ = server.accept()
-                connection.settimeout(_CONNECT_S)
-                line = _read_line(connection).decode(errors="replace").split()
-                if len(line) == 3 and secrets.compare_digest(line[0], token):
+                connection.settimeout(_HELLO_S)
+                line = []
+                with suppress(OSError):
+                    line = _read_line(connection).decode("ascii", errors="replace").split()
+                if len(line) == 3 and secrets.compare_digest(line[0].encode(), token.encode()):
                     self._watch(connection, f"process {line[1]} (on {line[2]})")
-                else:  # whoever else may have found the port
+                else:  # whoever else may have found the port, also one that is silent
                     connection.close()
 
     def say_ended(self) -> None:

@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from batch.durable import write_bytes
+
 PROVENANCE = "provenance.json"
 _LIBRARIES = ("torch", "torchvision", "timm", "lightning-fabric", "numpy", "opencv-python-headless")
 _ROOT = Path(__file__).resolve().parents[1]
@@ -31,9 +33,7 @@ def add_start(folder: Path, *, step: int, num_processes: int, device: torch.devi
             "machine": _machine(device) | {"processes": num_processes},
         }
     )
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps({"starts": starts}, indent=2) + "\n")
-    part.replace(path)
+    write_bytes(path, (json.dumps({"starts": starts}, indent=2) + "\n").encode())
 
 
 def git_state(folder: Path) -> dict[str, Any] | None:

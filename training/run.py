@@ -10,7 +10,7 @@ from training.choose import find_recipe, make_config
 from training.config import TrainConfig
 from training.data.check import check, compare_splits
 from training.data.index import DataIndex
-from training.data.open import open_data
+from training.data.open import find_data
 from training.engine import Devices, end_with_parent, is_first_process, make_fabric, meeting_point
 from training.peers import watched_by_all
 from training.recipes import DataFacts
@@ -65,7 +65,8 @@ def resolve(
         ValueError: an unknown recipe or setting, or data that cannot be used.
     """
     find_recipe(name)  # an unknown one before the data is read
-    train, val = (open_data(data, split, description) for split in ("train", "val"))
+    found = find_data(data, description)
+    train, val = found.read("train"), found.read("val")
     if train.categories != val.categories:
         raise ValueError(f"{data}: train and val list different categories; give both the same list")
     config = make_config(name, DataFacts.of(train))
@@ -73,6 +74,9 @@ def resolve(
     is_learned = changes.get("model.first_kernels", config.model.first_kernels) == "learned"
     if is_learned and config.model.kind != "semantic" and "model.num_kernels" in changes:
         changes.setdefault("model.num_training_kernels", changes["model.num_kernels"])
+    if config.decay_at and changes.get("steps", "").isdigit():  # a shorter run has its steps down earlier
+        places = {round(at * int(changes["steps"]) / config.steps) for at in config.decay_at}
+        changes.setdefault("decay_at", ",".join(map(str, sorted(places))))
     return with_changes(config, changes), train, val
 
 
@@ -81,11 +85,14 @@ def check_data(train: DataIndex, val: DataIndex) -> None:
     console = Console(soft_wrap=True)
     for note in dict.fromkeys((*train.notes, *val.notes)):
         console.print(note, markup=False)
-    reports = [check(index, show_progress=console.is_terminal) for index in (train, val)]
-    problems = [problem for report in reports for problem in report.problems]
+    reports = {
+        split: check(index, show_progress=console.is_terminal) for split, index in (("train", train), ("val", val))
+    }
+    problems = [problem for report in reports.values() for problem in report.problems]
     if problems:
         raise ValueError(f"problems of the data: {len(problems)} (see also `knet check`):\n" + _listed(problems))
-    warnings = [*(warning for report in reports for warning in report.warnings), *compare_splits(*reports)]
+    warnings = [warning for report in reports.values() for warning in report.warnings]
+    warnings += compare_splits(reports, "train", "val")
     if warnings:
         console.print("to be looked at:\n" + _listed(warnings), style="yellow", markup=False)
     console.print(f"{len(train.records)} images to train, {len(val.records)} to validate: checked, no problems")

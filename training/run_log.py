@@ -6,6 +6,7 @@ from pathlib import Path
 
 from torch.utils.tensorboard import SummaryWriter
 
+from batch.durable import write_bytes
 from service.image import decode
 
 LOG = "log.csv"
@@ -57,8 +58,6 @@ def _cut(path: Path, step: int) -> None:
         return
     header, *rows = path.read_text().splitlines(keepends=True) or [""]
     whole = [row for row in rows if row.endswith("\n") and row.count(",") == header.count(",")]
-    part = path.with_suffix(".part")
-    part.write_text("".join([header, *(row for row in whole if int(row.split(",")[0]) <= step)]))
-    part.replace(path)
+    write_bytes(path, "".join([header, *(row for row in whole if int(row.split(",")[0]) <= step)]).encode())
     if not header.endswith("\n"):
         path.unlink()

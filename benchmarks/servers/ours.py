@@ -7,7 +7,7 @@ import importlib
 
 from benchmarks.servers.host import MAX_BATCH, options
 from service.server import run
-from service.settings import Settings
+from service.settings import ModelSettings, Settings
 
 
 def main() -> None:
@@ -19,6 +19,7 @@ def main() -> None:
         max_batch=MAX_BATCH,
         max_batch_pixels=2**22 if chosen.opener == "benchmarks.simulated" else None,  # the default of an accelerator
         max_queue=256,
+        models={chosen.folder.parent.name: ModelSettings(replicas=chosen.workers)},
         log_level="warning",  # the others write no line for a request either
     )
     run(settings, opener=importlib.import_module(chosen.opener).open_session)

@@ -127,9 +127,13 @@ def test_bad_images_are_told_and_stop_nothing(arguments, invoke, image_folder, t
     again = invoke(*arguments, out, "--model", "panoptic", "--format", "coco-panoptic")
     assert (again.exit_code, "nothing to do" in again.output) == (0, True)
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
-    other = invoke(*arguments, out, "--model", "panoptic", "--format", "overlay")
-    assert other.exit_code == 1
-    assert "begun with format 'coco-panoptic', not 'overlay'" in other.output
+    for option, value, words in (
+        ("--format", "overlay", "begun with format 'coco-panoptic', not 'overlay'"),
+        ("--views", "2", "begun with views 1, not 2"),
+    ):
+        other = invoke(*arguments, out, "--model", "panoptic", option, value)
+        assert other.exit_code == 1
+        assert words in other.output
 
 
 def test_a_folder_of_something_else_is_left_alone(arguments, invoke, tmp_path):

@@ -40,11 +40,3 @@ def test_zeros_that_a_crash_left_are_cut_off(tmp_path):
     again = Journal(path, 2)
     assert again.num_done == 1
     again.close()
-
-
-def test_one_process_at_a_time(tmp_path):
-    journal = Journal(tmp_path / "j", 1)
-    with pytest.raises(ValueError, match="another process"):
-        Journal(tmp_path / "j", 1)
-    journal.close()
-    Journal(tmp_path / "j", 1).close()

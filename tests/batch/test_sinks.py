@@ -12,6 +12,10 @@ from pycocotools.coco import COCO
 from rich.console import Console
 
 from batch.job import Job, run
+from service import artifact
+from service.segmenter import Segmenter
+from service.session import OnnxSession
+from service.views import segment_views
 
 # Of each image: thing 3 (nucleus, 3), thing 7 (nucleus, 3) and stuff 12 (background, 9).
 CATEGORY_OF_RED = {3: 3, 7: 3, 12: 9}
@@ -105,6 +109,28 @@ def test_parquet(segment):
             np.testing.assert_array_equal(decoded > 0, red == value)
 
 
+def test_several_views_are_taken_and_combined(batch_settings, make_scene, encode, tmp_path):
+    scene = make_scene(0)
+    scene[20, 5:35, 0] = 5  # so thin that larger views do not show it
+    (tmp_path / "a.png").write_bytes(encode(scene))
+    folder = batch_settings.repository / "panoptic" / "1"
+    segmenter = Segmenter(artifact.load(folder), OnnxSession(folder / "model.onnx", threads=1))
+    maps = []
+    for views in (1, 3):
+        job = Job(
+            source=str(tmp_path / "a.png"),
+            out=tmp_path / str(views),
+            model="panoptic",
+            format="coco-panoptic",
+            views=views,
+        )
+        assert run(job, batch_settings, Console(file=io.StringIO()))["views"] == views
+        picture = np.asarray(Image.open(job.out / "panoptic" / "a.png"), np.int64)
+        maps.append(picture @ [1, 256, 65536])
+        np.testing.assert_array_equal(maps[-1], segment_views(segmenter, scene, views=views).id_map)
+    assert not np.array_equal(*maps)
+
+
 def test_overlay(segment):
     out, scenes = segment("overlay")
     for name, scene in scenes.items():
@@ -114,7 +140,12 @@ def test_overlay(segment):
 
 
 def test_a_model_that_cannot_do_it_is_told_before_anything_is_written(images, batch_settings, tmp_path):
-    job = Job(source=str(images[0]), out=tmp_path / "out", model="instance", format="semantic")
-    with pytest.raises(Exception, match="task semantic is not one of instance: instance"):
-        run(job, batch_settings, Console(file=io.StringIO()))
-    assert not (tmp_path / "out").exists()
+    for wishes, words in (
+        ({"model": "instance", "format": "semantic"}, "task semantic is not one of instance: instance"),
+        ({"model": "panoptic", "format": "semantic", "views": 4}, "views is 4; legal for panoptic, .*: 1 to 3"),
+        ({"model": "instance", "format": "parquet", "views": 2}, "views is 2; legal for instance, .*: 1$"),
+    ):
+        job = Job(source=str(images[0]), out=tmp_path / "out", **wishes)
+        with pytest.raises(Exception, match=words):
+            run(job, batch_settings, Console(file=io.StringIO()))
+        assert not (tmp_path / "out").exists()

@@ -17,13 +17,17 @@ import tifffile
 from PIL import Image
 from rich.console import Console
 
+from batch.durable import NotWrittenError
 from batch.items import Item
 from batch.job import Job, find_model, make_wish, run
+from batch.sinks import SINKS
 from batch.slide_file import open_slide
+from batch.steps import SlideOptions, Steps
 from service import rle
 from service.answers import Wish, view
 from service.artifact import Geometry
 from service.image import decode
+from service.replicas import Replicas
 from service.segmenter import Segmenter
 from service.session import OnnxSession
 from service.settings import Settings
@@ -268,6 +272,49 @@ def test_a_model_that_sees_the_whole_image_is_told(segment_slide, tmp_path):
     (line,) = (tmp_path / "out" / "failed.jsonl").read_text().splitlines()
     assert json.loads(line)["type"] == "image-too-large"
     assert "fit has geometry fit" in json.loads(line)["reason"]
+
+
+def test_several_views_of_a_slide_are_refused(segment_slide, tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", random_slide(3, (200, 150)), tile=(64, 64))
+    segment_slide(tmp_path / "a.tif", tmp_path / "out", views=2)
+    (line,) = (tmp_path / "out" / "failed.jsonl").read_text().splitlines()
+    assert json.loads(line)["type"] == "invalid-parameter"
+    assert json.loads(line)["reason"] == "views is 2; legal for a slide: 1"
+
+
+def test_work_that_cannot_be_put_aside_ends_the_job_and_fails_no_slide(segment_slide, tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", random_slide(3, (200, 150)), tile=(64, 64))
+    (tmp_path / "out" / ".job").mkdir(parents=True)
+    in_the_way = tmp_path / "out" / ".job" / "slides"
+    in_the_way.write_text("no folder")
+    with pytest.raises(NotWrittenError, match="slides"):
+        segment_slide(tmp_path / "a.tif", tmp_path / "out")
+    in_the_way.unlink()
+    report = segment_slide(tmp_path / "a.tif", tmp_path / "out")
+    assert (report["slides"], report["failed"]) == (1, 0)
+
+
+def test_nothing_is_left_of_the_work_at_a_slide_that_failed(slide_repository, tmp_path):
+    write_jpeg_tiles(tmp_path / "a.tif", random_slide(3, (400, 150)))
+    with tifffile.TiffFile(tmp_path / "a.tif") as tiff:
+        offset = tiff.pages[0].dataoffsets[-1]
+    with (tmp_path / "a.tif").open("r+b") as file:
+        file.seek(offset)
+        file.write(bytes(300))
+    stored, settings = find_model(slide_repository, "panoptic", None), Settings(engine_threads=1)
+    wish = make_wish(Job(source="", out=tmp_path, model="panoptic", format="parquet"), stored.metadata)
+    replicas, done = Replicas(stored, settings), []
+    replicas.start()
+    try:
+        replicas.wait_ready()
+        options = SlideOptions(min_pixels=0, work=tmp_path / "work", told=lambda name, rows, total: done.append(rows))
+        steps = Steps(replicas, stored.metadata, wish, SINKS["parquet"], settings, options)
+        outcome = steps(0, Item(id=1, name="a.tif", url=str(tmp_path / "a.tif")))
+    finally:
+        replicas.close()
+    assert outcome.record["error"]["type"] == "undecodable-image"
+    assert max(done) > 3
+    assert not list((tmp_path / "work").iterdir())
 
 
 def test_small_images_of_the_same_job_are_images(segment_slide, tmp_path):

@@ -1,5 +1,6 @@
 import io
 import json
+import os
 import sys
 import tarfile
 
@@ -51,23 +52,26 @@ def test_one_file(folder):
 
 def test_list_of_relative_and_absolute_paths(folder):
     path = folder / "some.txt"
-    path.write_text(f"deep/c.tif\n\n{folder}/a.png\n")
+    path.write_text(f"deep/c.tif\n\n{folder}/a.png\n", encoding="utf-8-sig")  # as Windows' editor writes it
     found = as_contents(list_items(str(path)))
     assert list(found.values()) == [b"third", b"first"]
     assert list(found) == ["deep/c.tif", f"{folder}/a.png".lstrip("/")]
 
 
 def test_coco_file_gives_its_ids_in_its_order(folder):
-    images = [{"id": 70, "file_name": "deep/b.JPG"}, {"id": 5, "file_name": "a.png"}]
+    images = [{"id": 1, "file_name": "deep/b.JPG"}, {"id": 0, "file_name": "a.png"}]
     path = folder.parent / "coco.json"
     path.write_text(json.dumps({"images": images, "annotations": []}))
     items = list(list_items(str(path), str(folder)))
     assert [(item.id, item.name, read(item)) for item in items] == [
-        (70, "deep/b.JPG", b"second"),
-        (5, "a.png", b"first"),
+        (1, "deep/b.JPG", b"second"),
+        (0, "a.png", b"first"),
     ]
     with pytest.raises(ValueError, match="--image-folder"):
         list(list_items(str(path)))
+    path.write_text(json.dumps({"images": [images[0], images[1] | {"id": 1}]}))
+    with pytest.raises(ValueError, match=r"images\[1\] has the id 1, as another image has"):
+        list(list_items(str(path), str(folder)))
 
 
 def test_tar_shards_are_read_in_place(tmp_path):
@@ -150,3 +154,33 @@ def test_names_that_would_meet(folder):
     (folder / "a.jpg").write_bytes(b"")
     with pytest.raises(ValueError, match="two images would have outputs named a:"):
         list(list_items(str(folder)))
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".parquet"])
+def test_an_output_that_would_meet_a_folder_of_others(folder, suffix):
+    (folder / f"a{suffix}s").mkdir()
+    (folder / f"a{suffix}s" / "b.png").write_bytes(b"")
+    assert len(list(list_items(str(folder)))) == 4
+    (folder / f"deep/b{suffix}").mkdir()
+    (folder / f"deep/b{suffix}" / "c.png").write_bytes(b"")
+    with pytest.raises(ValueError, match="two images would have outputs named deep/b:"):
+        list(list_items(str(folder)))
+    path = folder / "other order.txt"
+    path.write_text(f"deep/b{suffix}/c.png\ndeep/b.JPG\n")
+    with pytest.raises(ValueError, match="two images would have outputs named deep/b:"):
+        list(list_items(str(path)))
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), [(b"caf\xe9.png", "not UTF-8"), (b"a" * 237 + b".png", "at most 240 bytes")]
+)
+def test_names_of_which_no_output_can_be_made(folder, name, words):
+    os.close(os.open(os.fsencode(folder) + b"/" + name, os.O_CREAT))
+    with pytest.raises(ValueError, match=words):
+        list(list_items(str(folder)))
+
+
+def test_a_list_with_zeros_in_a_name(folder):
+    (folder / "some.txt").write_bytes(b"a\0b.png\n")
+    with pytest.raises(ValueError, match="no name for a file"):
+        list(list_items(str(folder / "some.txt")))

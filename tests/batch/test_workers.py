@@ -52,3 +52,15 @@ def test_work_that_runs_is_told_to_stop():
 
     with pytest.raises(OSError, match="disk full"):
         for_each(work, range(10), 2, stop=stopped.set)
+
+
+def test_the_last_work_is_told_to_stop_when_any_of_it_fails():
+    stopped = threading.Event()
+
+    def work(index):
+        if index == 5:
+            raise OSError("disk full")
+        assert stopped.wait(10)
+
+    with pytest.raises(OSError, match="disk full"):
+        for_each(work, range(10), 20, stop=stopped.set)

@@ -60,7 +60,7 @@ def test_a_damaged_artifact_is_no_trouble(complete, tiny, tmp_path):
 
 
 def test_settings_of_the_server(complete):
-    assert complete("knet serve --max-q") == ["--max-queue"]
+    assert complete("knet serve --max-q") == ["--max-queue", "--max-queue-per-client"]
     assert complete("knet serve --log-level w") == ["warning"]
 
 

@@ -76,6 +76,34 @@ def test_full_queue_says_when_to_come_back(slow_repository, posted):
         assert post(url, posted).status_code == 200
 
 
+def test_one_client_leaves_places_to_others(slow_repository, posted):
+    settings = Settings(repository=slow_repository, port=0, max_queue=4, max_images=2, max_queue_per_client=2)
+    with background(settings) as url, concurrent.futures.ThreadPoolExecutor(5) as pool:
+        wait_ready(url)
+        neighbour = httpx.Client(transport=httpx.HTTPTransport(local_address="127.0.0.2"), timeout=60)
+        mine = [pool.submit(post, url, posted) for _ in range(4)]
+        refused = next(job.result() for job in concurrent.futures.as_completed(mine))  # before any can be done
+        assert neighbour.post(url + ROUTE, content=posted).status_code == 200
+        assert sorted(job.result().status_code for job in mine) == [200, 200, 429, 429]
+        assert refused.json()["type"] == "urn:knet:problem:client-limit"
+        assert refused.headers["retry-after"] == "1"
+        assert 'knet_refusals_total{cause="client-limit"} 2.0' in httpx.get(f"{url}/metrics").text
+        assert post(url, posted).status_code == 200
+
+
+def test_clients_are_told_apart_by_their_keys(slow_repository, posted):
+    keys = ["a key of somebody", "the key of another"]
+    settings = Settings(
+        repository=slow_repository, port=0, api_keys=keys, max_queue=4, max_images=1, max_queue_per_client=1
+    )
+    with background(settings) as url, concurrent.futures.ThreadPoolExecutor(4) as pool:
+        wait_for(lambda: httpx.get(f"{url}/readyz"), lambda response: response.status_code == 200)
+        headers = [{"Authorization": f"Bearer {key}"} for key in keys for _ in range(2)]
+        jobs = [pool.submit(httpx.post, url + ROUTE, content=posted, headers=each, timeout=60) for each in headers]
+        codes = [job.result().status_code for job in jobs]
+        assert sorted(codes[:2]) == sorted(codes[2:]) == [200, 429]
+
+
 def test_killed_engine_gives_503_and_the_server_recovers(slow_repository, posted):
     with (
         background(Settings(repository=slow_repository, port=0, engine_threads=1)) as url,

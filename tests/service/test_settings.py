@@ -79,6 +79,8 @@ def test_the_environment_names_the_file(file, monkeypatch):
         ("config = 'other.toml'", "`config` cannot stand in the file itself"),
         ("request_timeout_s = inf", "finite"),
         ("max_images = 8\nmax_queue = 4", "max_images 8 must not exceed max_queue 4"),
+        ("max_queue_per_client = 8", "max_queue_per_client 8 must lie between max_images 16 and max_queue 64"),
+        ("max_queue_per_client = 65", "max_queue_per_client 65 must lie between max_images 16 and max_queue 64"),
         ("max_inflight_pixels = 9", "max_pixels 100000000 must not exceed max_inflight_pixels 9"),
         ("batch_delay_ms = 2\nmax_batch = 1", "batch_delay_ms 2 waits for nothing where max_batch is 1"),
         ("batch_delay_ms = 2\n[models.a]\nmax_batch = 1", "models.a: batch_delay_ms 2 waits for nothing"),

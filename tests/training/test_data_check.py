@@ -104,7 +104,7 @@ def test_empty_images_unused_categories_and_copies_are_warnings(tmp_path, files)
     assert "categories without a segment in this split: sky" in train.warnings
     assert train.statistics.num_empty == 1
     assert train.statistics.void_share == pytest.approx(1 / 3)
-    (warning,) = compare_splits(train, val)
+    (warning,) = compare_splits({"train": train, "val": val}, "train", "val")
     assert "trainc.png (train) and " in warning
     assert "valc.png (val) are the same image" in warning
 

@@ -96,7 +96,7 @@ def test_camvid_of_kaggle(tmp_path, files):
         ("Sky", (128, 128, 128)),
     ]
     assert (class_map(train) == files.labels(1, -1, 0, dtype=np.int64)).all()
-    assert train.notes == ("classes are those of class_dict.csv; 1 of them is void",)
+    assert train.notes == ("classes are those of class_dict.csv; void, by its name: Void",)
 
 
 def test_camvid_of_fastai(tmp_path, files):

@@ -29,3 +29,11 @@ def test_statistics_are_those_of_the_inputs_and_change_no_output(seeded_config):
         network.neck(network.backbone(batches[0])), before.neck(before.backbone(batches[0])), strict=True
     ):
         torch.testing.assert_close(mine, other, rtol=1e-3, atol=1e-3 * float(other.detach().abs().max()))
+
+
+def test_an_auxiliary_head_which_no_artifact_has_stays_as_it_was(semantic_config):
+    network = KNet(dataclasses.replace(semantic_config, norm="batch", auxiliary=True)).eval()
+    before = copy.deepcopy(network.auxiliary.state_dict())
+    set_statistics(network, [(torch.randn(2, 3, 64, 64), None)])
+    assert all((tensor == before[name]).all() for name, tensor in network.auxiliary.state_dict().items())
+    assert all(tensor.isfinite().all() for tensor in network.state_dict().values())

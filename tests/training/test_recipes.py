@@ -8,6 +8,7 @@ from knet.cli import app
 from model.knet import KNet
 from training.choose import RECIPES, make_config
 from training.recipes import DataFacts
+from training.run import resolve
 
 KINDS = {"panoptic", "instance", "semantic"}
 
@@ -89,3 +90,28 @@ def test_the_help_lists_every_recipe_with_its_own_words():
     words = re.sub(r"\s+", " ", result.output)
     for name, recipe in RECIPES.items():
         assert f"{name}: {recipe.summary}" in words
+
+
+@pytest.mark.parametrize("name", ["small_semantic", "semantic_r50_80k"])
+@pytest.mark.parametrize("size", [(360, 480), (720, 960), (480, 360), (512, 2048)])
+def test_crops_of_semantic_recipes_are_of_the_served_scale_times_a_half_to_two(name, size, categories):
+    config = make_config(name, facts_of("semantic", categories, image_size=size, num_images=367))
+    segmenter_scale = min(
+        config.model.canvas_sizes[0] / min(size), config.model.canvas_sizes[1] / max(size)
+    )  # of geometry shortest_edge
+    crop_scales = [config.augment.crop_size / max(size) * factor for factor in config.augment.fit_scale]
+    assert crop_scales == pytest.approx([0.5 * segmenter_scale, 2 * segmenter_scale], rel=0.01)
+    assert config.augment.crop_size % config.model.size_multiple == 0
+
+
+def test_a_shorter_run_of_the_papers_has_its_steps_down_earlier(tmp_path, files):
+    for name in "abcd":
+        files.save(tmp_path / "images" / f"{name}.png", files.noise())
+        files.save(tmp_path / "labels" / f"{name}.png", files.labels(0, 1))
+    for steps, places in (("8000", (6000, 7200)), ("4", (3, 4)), ("1", (1,))):
+        config, _, _ = resolve("semantic_r50_80k", tmp_path, changes={"steps": steps})
+        assert config.decay_at == places
+    config, _, _ = resolve("semantic_r50_80k", tmp_path, changes={"steps": "8000", "decay_at": "5000"})
+    assert config.decay_at == (5000,)
+    with pytest.raises(ValueError, match="steps is 'many'"):
+        resolve("semantic_r50_80k", tmp_path, changes={"steps": "many"})

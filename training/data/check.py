@@ -1,7 +1,7 @@
 """Opens every image and annotation of a data set: what is wrong with it, what is in it, and what fits it."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
@@ -62,12 +62,13 @@ def check(index: DataIndex, *, show_progress: bool = True) -> Report:
     )
 
 
-def compare_splits(train: Report, val: Report) -> tuple[str, ...]:
-    """A warning for each image that is in both splits: scores on it would say nothing."""
+def compare_splits(reports: Mapping[str, Report], one: str, other: str) -> tuple[str, ...]:
+    """A warning for each image that is in both of two splits: scores on it would say nothing."""
+    first, second = reports[one].digests, reports[other].digests
     return tuple(
-        f"{train.digests[digest]} (train) and {path} (val) are the same image: remove one"
-        for digest, path in val.digests.items()
-        if digest in train.digests
+        f"{first[digest]} ({one}) and {path} ({other}) are the same image: remove one"
+        for digest, path in second.items()
+        if digest in first
     )
 
 

@@ -66,7 +66,7 @@ def find_coco_instances(data: Path, split: Split) -> tuple[Path, Path] | None:
         for image_dir in (data / "images" / name, data / name, data / "images"):
             if image_dir.is_dir():
                 return json_path, image_dir
-    for name in ("train",) if split == "train" else ("valid", "val"):
+    for name in ("valid", "val") if split == "val" else (split,):
         json_path = data / name / "_annotations.coco.json"
         if json_path.is_file():
             return json_path, json_path.parent

@@ -12,11 +12,11 @@ from scipy.ndimage import find_objects  # type: ignore[import-untyped]
 
 from service.overlay import panoptic_png
 from training.data.index import Annotation, DataIndex
-from training.data.open import open_data
+from training.data.open import find_data
 
 
 def convert(data: Path, out: Path, description: Path | None = None) -> None:
-    """Write both splits of `data` to `out`: the images as they are, id-maps and JSON as COCO panoptic has them.
+    """Write all splits of `data` to `out`: the images as they are, id-maps and JSON as COCO panoptic has them.
 
     `out` appears only when everything in it is written. Raises ValueError where the data cannot be used, where `out`
     already holds something, and for instances, whose masks may overlap.
@@ -25,8 +25,9 @@ def convert(data: Path, out: Path, description: Path | None = None) -> None:
         raise ValueError(f"{out} already exists: convert into a new folder, or delete it first")
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)  # what a killed conversion left
-    for split in ("train", "val"):
-        index = open_data(data, split, description)
+    found = find_data(data, description)
+    for split in found.splits:
+        index = found.read(split)
         if index.kind == "instance":
             raise ValueError(f"{data} is {index.format}, whose masks may overlap: COCO panoptic cannot hold them")
         _write_split(partial, split, index)

@@ -1,12 +1,14 @@
 """`data.json`: what a folder of images does not say by itself. Every key is optional."""
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from training.data.splits import VAL_FRACTION
+from training.data.text_file import lines_of
 
 FILE_NAME = "data.json"
 Format = Literal["coco_panoptic", "coco_instances", "semantic", "label_maps"]
@@ -50,12 +52,26 @@ class DescribedCategory(_Strict):
     is_thing: bool | None = None
 
 
+def check_unique(categories: Sequence[DescribedCategory]) -> None:
+    """Raise ValueError where two categories share a name, id, value or colour."""
+    for what, keys in (
+        ("name", [category.name for category in categories]),
+        ("id", [category.id for category in categories if category.id is not None]),
+        ("value", [value for category in categories for value in category.value]),
+        ("colour", [colour for category in categories for colour in category.colour]),
+    ):
+        counts = Counter(map(str, keys))
+        if repeated := [key for key, count in counts.items() if count > 1]:
+            raise ValueError(f"categories with the same {what}: {', '.join(repeated[:5])}")
+
+
 class Description(_Strict):
     """The content of data.json, or what a known layout stands for."""
 
     format: Format | None = None
     train: Folders | None = None
     val: Folders | None = None
+    test: Folders | None = None
     images: str | None = None  # with `labels`: folders without a split of their own
     labels: str | None = None
     categories: tuple[DescribedCategory, ...] = ()
@@ -70,15 +86,9 @@ class Description(_Strict):
             raise ValueError("'images' and 'labels' belong together: give both, or both in 'train' and 'val'")
         if self.val is not None and self.train is None:
             raise ValueError("'val' is there but not 'train': give both, or 'train' alone to have it divided")
-        for what, keys in (
-            ("name", [category.name for category in self.categories]),
-            ("id", [category.id for category in self.categories if category.id is not None]),
-            ("value", [value for category in self.categories for value in category.value]),
-            ("colour", [colour for category in self.categories for colour in category.colour]),
-        ):
-            counts = Counter(map(str, keys))
-            if repeated := [key for key, count in counts.items() if count > 1]:
-                raise ValueError(f"categories with the same {what}: {', '.join(repeated[:5])}")
+        if self.test is not None and self.train is None and self.images is None:
+            raise ValueError("'test' is there but not 'train': give 'train' too, or 'images' and 'labels'")
+        check_unique(self.categories)
         return self
 
     @property
@@ -114,7 +124,7 @@ def read_description(data: Path, path: Path | None) -> Description:
 def _with_lists_beside(path: Path, description: Description) -> Description:
     """Lists that lie beside the description's file are taken from there."""
     changed = {}
-    for name in ("train", "val"):
+    for name in ("train", "val", "test"):
         folders: Folders | None = getattr(description, name)
         if folders is not None and folders.list is not None and (path.parent / folders.list).is_file():
             changed[name] = folders.model_copy(update={"list": str((path.parent / folders.list).resolve())})
@@ -128,4 +138,4 @@ def listed_names(data: Path, folders: Folders) -> list[str] | None:
     path = data / folders.list
     if not path.is_file():
         raise ValueError(f"{path} is missing: the list of images, one a line")
-    return [line.strip() for line in path.read_text().splitlines() if line.strip()]
+    return [line for line in lines_of(path) if line]

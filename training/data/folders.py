@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from model.config import Category
-from training.data.class_names import Classes, is_colour_coded, known_classes
+from training.data.class_names import Classes, has_colours_of, is_colour_coded, is_void, known_classes
 from training.data.colours import distinct_colour
 from training.data.description import Description, Folders, listed_names
 from training.data.index import DataIndex, Record, Source, Split
@@ -22,13 +22,15 @@ SAY_FORMAT = 'if not, say "format" in data.json'
 
 
 def read_folders(data: Path, split: Split, description: Description) -> DataIndex:
-    """One split of a data set whose folders, at least, are described.
+    """One split, that there is, of a data set whose folders, at least, are described.
 
     Raises ValueError, with all files that have no other half or that cannot be opened.
     """
     pairs, notes = _pairs(data, description)
+    if not pairs[split]:
+        raise ValueError(f"{data} has no image for {split}: the lists of the other splits name them all")
     chosen = pairs[split]
-    everything = tuple(pair.label_path for name in ("train", "val") for pair in pairs[name])
+    everything = tuple(pair.label_path for pair in (*pairs["train"], *pairs["val"]))
     is_semantic = description.format == "semantic" or (
         description.format is None and not looks_like_label_maps(everything[:NUM_LOOKED_AT])
     )
@@ -66,21 +68,27 @@ def _records(data: Path, image_paths: list[Path], sources: list[Source]) -> tupl
 
 
 def _pairs(data: Path, description: Description) -> tuple[dict[Split, list[Pair]], list[str]]:
-    """The images of both splits, and what was assumed."""
+    """The images of each split that there is, and what was assumed."""
     whole = description.whole
+    given: dict[Split, Folders | None] = {
+        "train": whole or description.train,
+        "val": description.val,
+        "test": description.test,
+    }
+    folders = {split: some for split, some in given.items() if some is not None}
+    pairs = {split: _of_folders(data, some) for split, some in folders.items()}
+    for split, some in folders.items():
+        if some.list is None:  # what others list is theirs
+            listed = {pair.image_path for other in folders if folders[other].list for pair in pairs[other]}
+            pairs[split] = [pair for pair in pairs[split] if pair.image_path not in listed]
     if whole is None:
-        assert description.train is not None
-        assert description.val is not None
-        return {"train": _of_folders(data, description.train), "val": _of_folders(data, description.val)}, []
-    pairs = _of_folders(data, whole)
-    names = [pair.name for pair in pairs]
-    fraction = description.val_fraction
-    splits: dict[Split, list[Pair]] = {}
-    for split in ("train", "val"):
-        chosen = choose(names, split, fraction)
-        splits[split] = [pair for pair in pairs if pair.name in chosen]
-    note = f"no split is given: {len(splits['val'])} of {len(pairs)} images are for validation, by their names"
-    return splits, [note]
+        return pairs, []
+    names = [pair.name for pair in pairs["train"]]
+    chosen = choose(names, "val", description.val_fraction)
+    pairs["val"] = [pair for pair in pairs["train"] if pair.name in chosen]
+    pairs["train"] = [pair for pair in pairs["train"] if pair.name not in chosen]
+    what = f"{whole.images} has no validation images beside it" if description.train else "no split is given"
+    return pairs, [f"{what}: {len(chosen)} of {len(names)} images are for validation, by their names"]
 
 
 def _of_folders(data: Path, folders: Folders) -> list[Pair]:
@@ -133,29 +141,25 @@ def semantic_code(
 ) -> tuple[tuple[Category, ...], ClassCode, str | None]:
     """Categories, how the labels write them, and where that is known from if data.json does not say."""
     if description.categories:
-        classes = Classes(
-            categories=description.categories,
-            ignore_index=description.ignore_index,
-            ignore_colour=description.ignore_colour,
-            note="",
-        )
+        classes = Classes(categories=description.categories, note="")
     else:
         classes = known_classes(data, label_paths, description.ignore_index)
-    has_values = any(category.value for category in classes.categories)
-    has_colours = all(category.colour for category in classes.categories)
-    is_colour = not has_values and has_colours and any(is_colour_coded(path) for path in label_paths[:NUM_LOOKED_AT])
+    is_colour = _is_colour(classes, description, label_paths[:NUM_LOOKED_AT])
     if is_colour:
-        void = [colour_code(colour) for colour in (*classes.ignore_colour, *description.ignore_colour)]
+        void = [colour_code(colour) for colour in description.ignore_colour]
     else:
-        void = [*classes.ignore_index, *([0] if description.reduce_zero_label else [])]
+        void = [*classes.ignore_index, *description.ignore_index, *([0] if description.reduce_zero_label else [])]
     class_of: dict[int, int | None] = dict.fromkeys(void)
-    categories = []
-    for index, category in enumerate(classes.categories):
-        number = index + description.reduce_zero_label
-        values = category.value or ((number if category.id is None else category.id),)
+    categories: list[Category] = []
+    for place, category in enumerate(classes.categories, start=int(description.reduce_zero_label)):
+        values = category.value or ((place if category.id is None else category.id),)
         codes = [colour_code(colour) for colour in category.colour] if is_colour else values
+        if is_void(category):
+            class_of |= dict.fromkeys(codes)
+            continue
+        index = len(categories)
         class_of |= dict.fromkeys(codes, index)
-        own_id = codes[0] if len(codes) == 1 and not is_colour else number
+        own_id = codes[0] if len(codes) == 1 and not is_colour else index + description.reduce_zero_label
         categories.append(
             Category(
                 id=own_id if category.id is None else category.id,
@@ -164,4 +168,16 @@ def semantic_code(
                 colour=category.colour[0] if category.colour else distinct_colour(index),
             )
         )
-    return tuple(categories), ClassCode(is_colour=is_colour, class_of=class_of), classes.note or None
+    void_names = ", ".join(category.name for category in classes.categories if is_void(category))
+    parts = (classes.note, f"void, by its name: {void_names}" if void_names else "")
+    return tuple(categories), ClassCode(is_colour=is_colour, class_of=class_of), "; ".join(filter(None, parts)) or None
+
+
+def _is_colour(classes: Classes, description: Description, label_paths: tuple[Path, ...]) -> bool:
+    """Whether the labels are to be read as colours: each class has some, none has values, and the files do."""
+    if any(category.value for category in classes.categories):
+        return False
+    if not all(category.colour for category in classes.categories):
+        return False
+    known = {colour for category in classes.categories for colour in category.colour} | set(description.ignore_colour)
+    return any(has_colours_of(path, known) for path in label_paths)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from model.config import Category, Kind
 
-Split = Literal["train", "val"]
+Split = Literal["train", "val", "test"]  # the last one is scored on demand; not every set has it
 Item = TypeVar("Item")
 
 

@@ -10,10 +10,10 @@ _LABEL_FORMATS = ("PNG", "TIFF", "BMP", "GIF")  # lossless; JPEG changes labels
 _GRAY_BITS = 24  # offset of the bit depth in a PNG file, followed by the colour type, 0 for gray
 
 
-def read_label_image(path: Path) -> NDArray[np.integer]:
+def read_label_image(path: Path, *, palette_as_colours: bool = False) -> NDArray[np.integer]:
     """Numbers (H, W), of 8, 16 or 32 bits, or colours (H, W, 3), uint8 RGB.
 
-    Of a palette image the numbers are the indices. Transparency is dropped.
+    Of a palette image the numbers are the indices, unless its colours are asked for. Transparency is dropped.
 
     Raises:
         ValueError: not a label image, several pages, or samples that are no whole numbers; names the file.
@@ -23,7 +23,8 @@ def read_label_image(path: Path) -> NDArray[np.integer]:
             if getattr(image, "n_frames", 1) > 1:
                 raise ValueError(f"{path} has {image.n_frames} pages; legal: one, so split the file")  # type: ignore[attr-defined]
             image.load()
-            labels = _as_stored(image, path)
+            is_palette = image.mode in ("P", "PA")
+            labels = np.asarray(image.convert("RGB")) if palette_as_colours and is_palette else _as_stored(image, path)
     except ValueError as error:
         if str(path) in str(error):
             raise

@@ -1,7 +1,8 @@
 """A folder of images and annotations, whatever its format, as what training and evaluation read."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -15,38 +16,62 @@ from training.data.splits import choose
 from training.nuclei import is_dsb2018, nuclei_index
 
 COCO_FORMATS = ("coco_panoptic", "coco_instances")
+TRAIN_VAL: tuple[Split, ...] = ("train", "val")
 
 
-def open_data(data: Path, split: Split, description: Path | None = None) -> DataIndex:
-    """One split of the data set in folder `data`.
+@dataclass(frozen=True, kw_only=True)
+class DataFolder:
+    """A data set that was found, not yet read."""
+
+    path: Path
+    splits: tuple[Split, ...]  # train and val; test where there is one
+    reader: Callable[[Split], DataIndex]
+
+    def read(self, split: Split) -> DataIndex:
+        """One split; a file that holds two is read once.
+
+        Raises ValueError: there is none of that name, or up to ten problems, each with the file and what to do.
+        """
+        if split not in self.splits:
+            legal = ", ".join(self.splits)
+            raise ValueError(f"{self.path} has no split {split!r}; legal: {legal}, or another named in data.json")
+        return self.reader(split)
+
+
+def find_data(data: Path, description: Path | None = None) -> DataFolder:
+    """What there is in folder `data`, by a data.json in it or by the layout itself.
 
     Args:
-        data: laid out as docs/data.md shows; a data.json in it, or the layout itself, says what is what.
-        split: "train" or "val".
+        data: laid out as docs/data.md shows.
         description: a file to take in the place of data.json.
 
     Raises:
-        ValueError: nothing that can be read, or up to ten problems, each with the file and what to do.
+        ValueError: nothing that can be read.
     """
     if not data.is_dir():
         raise ValueError(f"{data} is not a folder: give the one that holds the data set")
     given = read_description(data, description)
     if given.train is not None or given.images is not None:
-        return _described(data, split, given)
-    found = _coco(data, split, given)
+        return _described(data, given)
+    found = _coco(data, given)
     if found is not None:
         return found
     if given.format in (None, "label_maps") and is_dsb2018(data):
-        return nuclei_index(data, split)
+        return DataFolder(path=data, splits=TRAIN_VAL, reader=partial(nuclei_index, data))
     layout = recognise(data)
     if layout is None or given.format in COCO_FORMATS:
         raise ValueError(
             f"{data} is no {given.format or 'data set'} that can be read. Looked for:\n  " + "\n  ".join(LOOKED_FOR)
         )
-    return read_folders(data, split, layout.overridden(given))
+    return _folders(data, layout.overridden(given))
 
 
-def _coco(data: Path, split: Split, given: Description) -> DataIndex | None:
+def open_data(data: Path, split: Split, description: Path | None = None) -> DataIndex:
+    """One split of the data set in folder `data`. Raises ValueError where `find_data` and `DataFolder.read` do."""
+    return find_data(data, description).read(split)
+
+
+def _coco(data: Path, given: Description) -> DataFolder | None:
     """By COCO's own names; None where there are none. Without a validation split the training images are divided."""
     formats: tuple[tuple[str, Callable[..., Any], Callable[..., DataIndex]], ...] = (
         ("coco_panoptic", find_coco_panoptic, read_coco_panoptic),
@@ -54,23 +79,40 @@ def _coco(data: Path, split: Split, given: Description) -> DataIndex | None:
     )
     for name, find, read in formats:
         if given.format in (None, name):
-            paths = {one: find(data, one) for one in get_args(Split)}
-            is_whole = paths["val"] is None
-            if found := paths["train" if is_whole else split]:
-                return _part(read(*found), split, given.val_fraction) if is_whole else read(*found)
+            readers = {split: partial(read, *paths) for split in get_args(Split) if (paths := find(data, split))}
+            if "train" in readers or "val" in readers:
+                return _by_readers(data, readers, given.val_fraction)
     return None
 
 
-def _described(data: Path, split: Split, given: Description) -> DataIndex:
+def _described(data: Path, given: Description) -> DataFolder:
     """By the folders that data.json names."""
-    folders = given.whole or (given.train if split == "train" else given.val)
-    assert folders is not None
-    if folders.labels.endswith(".json"):
-        index = _described_coco(data, folders, given)
-        return _part(index, split, given.val_fraction) if given.whole else index
+    folders: dict[Split, Folders | None] = {"train": given.whole or given.train, "val": given.val, "test": given.test}
+    named = {split: some for split, some in folders.items() if some is not None}
+    if all(some.labels.endswith(".json") for some in named.values()):
+        readers = {split: partial(_described_coco, data, some, given) for split, some in named.items()}
+        return _by_readers(data, readers, given.val_fraction)
     if given.format in COCO_FORMATS:
-        raise ValueError(f"'labels' is {folders.labels!r}; legal for {given.format}: the JSON file")
-    return read_folders(data, split, given)
+        raise ValueError(f"'labels' is {named['train'].labels!r}; legal for {given.format}: the JSON file")
+    return _folders(data, given)
+
+
+def _folders(data: Path, description: Description) -> DataFolder:
+    splits = TRAIN_VAL if description.test is None else get_args(Split)
+    return DataFolder(path=data, splits=splits, reader=lambda split: read_folders(data, split, description))
+
+
+def _by_readers(data: Path, readers: Mapping[Split, Callable[[], DataIndex]], val_fraction: float) -> DataFolder:
+    """Of files that hold a split each; without one for validation, that of the training images holds both."""
+    if "val" in readers:
+        return DataFolder(path=data, splits=tuple(readers), reader=lambda split: readers[split]())
+    whole = cache(readers["train"])
+
+    def read(split: Split) -> DataIndex:
+        return readers["test"]() if split == "test" else _part(whole(), split, val_fraction)
+
+    splits = get_args(Split) if "test" in readers else TRAIN_VAL
+    return DataFolder(path=data, splits=splits, reader=read)
 
 
 def _described_coco(data: Path, folders: Folders, given: Description) -> DataIndex:

@@ -72,11 +72,15 @@ def _by_key(folder: Path, suffixes: Collection[str], endings: tuple[str, ...], p
 def _listed(names: Collection[str], images: dict[str, Path], problems: Problems) -> set[str]:
     """Keys of the images that a list names, by path or by the last part of it."""
     by_last = {Path(key).name: key for key in images}
-    chosen = set()
-    for name in names:
+
+    def find(name: str) -> str | None:
         is_file = Path(name).suffix.lower() in IMAGE_SUFFIXES
         stem = (Path(name).with_suffix("") if is_file else Path(name)).as_posix()
-        key = stem if stem in images else by_last.get(Path(stem).name)
+        return stem if stem in images else by_last.get(Path(stem).name)
+
+    chosen = set()
+    for name in names:
+        key = find(name) or find(name.split()[0])  # some lists have the labels in a second column
         if key is None:
             problems.add(f"{name} is listed, but no such image is there: add it or remove the line")
         else:

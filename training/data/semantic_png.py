@@ -58,7 +58,7 @@ class SemanticSource:
 
 def read_codes(path: Path, *, is_colour: bool) -> NDArray[np.integer]:
     """Numbers (H, W) of a label image, or its colours as numbers (H, W). Raises ValueError where it has the other."""
-    labels = read_label_image(path)
+    labels = read_label_image(path, palette_as_colours=is_colour)
     if is_colour and labels.ndim == 2:
         raise ValueError(f"{path} holds numbers, others of this data set or its categories have colours: replace it")
     if not is_colour and labels.ndim == 3:
