@@ -8,7 +8,6 @@ import torch
 
 from training.train_state import PREVIOUS, STATE, has_state, load_state, save_state
 
-
 ROOT = Path(__file__).resolve().parents[2]
 
 
