@@ -55,7 +55,7 @@ def export(checkpoint: Path, out: Path, wishes: Wishes) -> None:
         others: tuple[Format, ...] = tuple(name for name in options.formats if name != "tensorrt") or ("onnx",)
         kept = tuple(p for p in options.precisions if p in ("fp32", "int8") or (p == "bf16" and "openvino" in others))
         built = replace(options, formats=others, precisions=kept or ("fp32",))
-    console = Console()
+    console = Console(markup=False)
     given = {"data": wishes.data_name, "licence": wishes.licence, "checkpoint": checkpoint.name}
     metadata = export_artifact(
         checkpoint,

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from knet.explained import explained
+from knet.options import Categories, Model, OverlapThreshold, Repository, ScoreThreshold, Version, Views
 
 Output = Literal["coco-panoptic", "coco-instances", "semantic", "parquet", "overlay"]
 
@@ -35,8 +36,8 @@ def batch(
     out: Annotated[
         Path, typer.Option(file_okay=False, help="Folder of the results: new, or of the same job to go on with it.")
     ],
-    model: Annotated[str, typer.Option(help="Name of the model.")] = "nuclei",
-    version: Annotated[str | None, typer.Option(help="Of the model. Default: the newest.")] = None,
+    model: Model = "nuclei",
+    version: Version = None,
     format: Annotated[
         Output,
         typer.Option(
@@ -48,23 +49,11 @@ def batch(
         str | None,
         typer.Option(help="Where the files of a list or a COCO file are, path or URL. Default: beside it."),
     ] = None,
-    repository: Annotated[
-        Path | None,
-        typer.Option(envvar="KNET_REPOSITORY", help="Folder of models: NAME/VERSION. Default: the bundled ones."),
-    ] = None,
-    score_threshold: Annotated[float | None, typer.Option(min=0, max=1, help="Least score of an object.")] = None,
-    overlap_threshold: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Least share of a mask that must be its own.")
-    ] = None,
-    views: Annotated[
-        int,
-        typer.Option(
-            min=1,
-            help="Segment each image so often, 1..3, larger and turned from the second time on. For panoptic models; "
-            "slides take 1.",
-        ),
-    ] = 1,
-    categories: Annotated[str | None, typer.Option(help="Only these: ids or names, separated by commas.")] = None,
+    repository: Repository = None,
+    score_threshold: ScoreThreshold = None,
+    overlap_threshold: OverlapThreshold = None,
+    views: Views = 1,
+    categories: Categories = None,
     slide_pixels: Annotated[
         int | None,
         typer.Option(

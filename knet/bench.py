@@ -6,6 +6,7 @@ Alone in its process, a variant's start-up and memory are its own.
 import contextlib
 import json
 import multiprocessing
+import signal
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +24,6 @@ from knet.machine import peak_mb, processor
 from service import answers, repository
 from service.answers import Wish
 from service.artifact import Variant
-from service.errors import ServiceError
 from service.image import decode
 from service.repository import StoredArtifact
 from service.segmenter import Segmenter
@@ -72,7 +72,7 @@ def find_images(path: Path, most: int) -> list[Path]:
     """
     if path.is_file():
         return [path]
-    found = sorted(one for one in path.iterdir() if one.suffix.lower() in _ENDINGS)
+    found = sorted(one for one in path.iterdir() if one.suffix.lower() in _ENDINGS and one.is_file())
     if not found:
         raise ValueError(f"{path} has no images; legal: {', '.join(_ENDINGS)}")
     return [found[len(found) * number // most] for number in range(most)] if len(found) > most else found
@@ -126,7 +126,7 @@ def show(figures: Figures, console: Console) -> None:
     )
     for result in figures["variants"]:
         if "error" in result:
-            console.print(f"{result['variant']}: {result['error']}", style="red", soft_wrap=True, markup=False)
+            console.print(f"{result['variant']}: {result['error']}", style="red", soft_wrap=True)
 
 
 def percentiles(times: Sequence[float]) -> tuple[float, float]:
@@ -165,13 +165,14 @@ def _in_a_process(stored: StoredArtifact, variant: Variant, images: Sequence[Pat
 def _run(
     sender: Connection, started: float, stored: StoredArtifact, variant: Variant, images: list[Path], wishes: Wishes
 ) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches both; the command ends this process
     with contextlib.suppress(OSError):  # of another system
         # Should memory run out, this process goes, and none of those beside it.
         Path("/proc/self/oom_score_adj").write_text("1000")
     try:
         for piece in _measure(started, stored, variant, images, wishes):
             sender.send_bytes(json.dumps(piece).encode())
-    except (ServiceError, OSError, ValueError, RuntimeError, MemoryError) as error:
+    except Exception as error:  # those of the runtimes share no other base
         sender.send_bytes(json.dumps({"error": f"{type(error).__name__}: {error}"}).encode())
 
 

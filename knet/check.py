@@ -59,7 +59,8 @@ def check_data(data: Path, description: Path | None, out: Path, console: Console
     (out / "images.png").write_bytes(picture_of(train))
     is_usable = not any(problems.values())
     console.print(f"wrote {out / 'check.json'} and {out / 'images.png'}", soft_wrap=True)
-    console.print("The data can be used." if is_usable else "[red]The data cannot be used as it is.")
+    verdict, style = ("can be used", "") if is_usable else ("cannot be used as it is", "red")
+    console.print(f"The data {verdict}.", style=style)
     return is_usable
 
 
@@ -143,9 +144,9 @@ def _print_suggestions(report: Report, console: Console) -> None:
 def _print_messages(title: str, messages: Sequence[str], colour: str, console: Console) -> None:
     if not messages:
         return
-    console.print(f"[{colour}]{title}: {len(messages)}")
+    console.print(f"{title}: {len(messages)}", style=colour)
     for message in messages[:MAX_SHOWN]:
-        console.print(f"  {message}", soft_wrap=True, markup=False)
+        console.print(f"  {message}", soft_wrap=True)
     if len(messages) > MAX_SHOWN:
         console.print(f"  ... and {len(messages) - MAX_SHOWN} more, in check.json")
 

@@ -10,9 +10,20 @@ import typer
 from typer.core import TyperCommand
 
 from knet import batch_commands, export_commands, model_commands, training_commands
-from knet.completion import complete_format, complete_model, complete_task, complete_version
 from knet.explained import explained as _explained
 from knet.json_file import JsonFile, write_json
+from knet.options import (
+    ApiKey,
+    Categories,
+    Format,
+    Model,
+    OverlapThreshold,
+    Repository,
+    ScoreThreshold,
+    Task,
+    Version,
+    Views,
+)
 
 _USE, _TRAIN, _DELIVER = "Use a model", "Train a model", "Hand a model over"
 _EPILOG = """
@@ -110,31 +121,16 @@ def segment(
     ] = Path("demo"),
     json_file: JsonFile = None,
     url: Annotated[str | None, typer.Option(help="A running server; without it, one is started and stopped.")] = None,
-    api_key: Annotated[str | None, typer.Option(envvar="KNET_API_KEY", help="Key of that server.")] = None,
-    repository: model_commands.Repository = None,
-    model: Annotated[str, typer.Option(autocompletion=complete_model, help="Name of the model.")] = "nuclei",
-    version: Annotated[
-        str | None, typer.Option(autocompletion=complete_version, help="Of the model. Default: the newest.")
-    ] = None,
-    task: Annotated[
-        str | None,
-        typer.Option(autocompletion=complete_task, help="panoptic, instance or semantic. Default: the model's."),
-    ] = None,
-    format: Annotated[
-        str | None,
-        typer.Option(
-            autocompletion=complete_format,
-            help="rle, polygon, png, overlay or huggingface. Default: overlay, with --json rle.",
-        ),
-    ] = None,
-    score_threshold: Annotated[float | None, typer.Option(help="Least score of an object, 0..1.")] = None,
-    overlap_threshold: Annotated[
-        float | None, typer.Option(help="Least share of a mask that must be its own, 0..1.")
-    ] = None,
-    views: Annotated[
-        int, typer.Option(min=1, help="Segment each image so often, 1..3, larger and turned from the second time on.")
-    ] = 1,
-    categories: Annotated[str | None, typer.Option(help="Only these: ids or names, separated by commas.")] = None,
+    api_key: ApiKey = None,
+    repository: Repository = None,
+    model: Model = "nuclei",
+    version: Version = None,
+    task: Annotated[Task | None, typer.Option(help="What is asked of the model. Default: its own kind.")] = None,
+    format: Annotated[Format | None, typer.Option(help="Form of the masks. Default: overlay, with --json rle.")] = None,
+    score_threshold: ScoreThreshold = None,
+    overlap_threshold: OverlapThreshold = None,
+    views: Views = 1,
+    categories: Categories = None,
 ) -> None:
     """Segment images: masks as JSON, and a picture of them drawn over the image.
 
@@ -143,8 +139,9 @@ def segment(
     from knet.segment import check_names, segment_images, show, write_files
 
     with _explained("serve"), _server(url, repository) as (where, start_timeout):
+        format = format or ("overlay" if json_file is None else "rle")
         if json_file is None:
-            check_names(images)
+            check_names(images, out, format)
         answers = segment_images(
             images,
             url=where,
@@ -153,7 +150,7 @@ def segment(
             model=model,
             version=version,
             task=task,
-            format=format or ("overlay" if json_file is None else "rle"),
+            format=format,
             score_threshold=score_threshold,
             overlap_threshold=overlap_threshold,
             views=views,

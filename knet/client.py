@@ -19,7 +19,7 @@ __all__ = ["AsyncKNetClient", "KNetClient", "KNetError", "decode_mask", "id_map_
 
 
 class KNetClient:
-    """Client of one server; its methods raise KNetError.
+    """Client of one server; its methods raise KNetError, and so does a URL that is not http:// or https://.
 
     Where the server says that it is busy (429, 503), or the connection is lost, it asks again, `retries` times at most,
     after growing pauses and not before the time that the server names.

@@ -45,16 +45,6 @@ def complete_recipe(incomplete: str) -> list[str]:
     return _starting(set(RECIPES), incomplete)
 
 
-def complete_task(incomplete: str) -> list[str]:
-    """Tasks of the segment route."""
-    return _starting({"panoptic", "instance", "semantic"}, incomplete)
-
-
-def complete_format(incomplete: str) -> list[str]:
-    """Formats of the segment route."""
-    return _starting({"rle", "polygon", "png", "overlay", "huggingface"}, incomplete)
-
-
 def _artifacts(context: typer.Context) -> list[Path]:
     """Files `NAME/VERSION/artifact.json` of the repository; of one model, if the command names one that is there."""
     named = context.params.get("repository") or os.environ.get("KNET_REPOSITORY") or _BUNDLED

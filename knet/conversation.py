@@ -55,6 +55,15 @@ class Server:
     url: str
     retries: int
 
+    def __post_init__(self) -> None:
+        try:
+            url = httpx.URL(self.url)
+            is_legal = url.scheme in ("http", "https") and bool(url.host)
+        except httpx.InvalidURL:
+            is_legal = False
+        if not is_legal:  # no use in asking for it until it is there
+            raise KNetError(f"url is {self.url!r}; legal: http://HOST:PORT or https://HOST:PORT", "")
+
 
 @dataclass(frozen=True)
 class Request:

@@ -60,7 +60,7 @@ def evaluate_model(model: str, data: Path, split: Split, description: Path | Non
         raise ValueError("--worst and --pictures go together: how many images, and the folder for their pictures")
     index = open_data(data, split, description)
     is_piped = wishes.json_file is not None and wishes.json_file.name in ("-", "<stdout>")
-    console = Console(stderr=is_piped)
+    console = Console(stderr=is_piped, markup=False)
     with _open_predictor(model, wishes) as predictor:
         records = evenly_spaced(index.records, wishes.max_images)
         plan = make_plan(predictor, index)

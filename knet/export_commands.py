@@ -7,6 +7,7 @@ import typer
 
 from knet.completion import complete_variant
 from knet.explained import explained
+from knet.options import Description
 
 EXPORT_EPILOG = """
 Examples:
@@ -60,12 +61,6 @@ Data = Annotated[
         exists=True,
         help="Annotated data of the model: int8 is calibrated on its training images, and lower precisions are judged "
         "by what they lose on its validation images.",
-    ),
-]
-Description = Annotated[
-    Path | None,
-    typer.Option(
-        exists=True, dir_okay=False, help="JSON that says what is what in the data. Default: data.json in its folder."
     ),
 ]
 Images = Annotated[Path, typer.Option(exists=True, help="Real images, a file or a folder, to compare with PyTorch on.")]
@@ -211,7 +206,9 @@ def bundle(
 
         from export.bundle import make_bundle
 
-        make_bundle(artifact, target, out, variant=variant, onnxruntime_web=onnxruntime_web, console=Console())
+        make_bundle(
+            artifact, target, out, variant=variant, onnxruntime_web=onnxruntime_web, console=Console(markup=False)
+        )
 
 
 def import_(

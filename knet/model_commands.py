@@ -7,9 +7,10 @@ from typing import Annotated, Any
 import typer
 
 import service
-from knet.completion import complete_model, complete_variant, complete_version
+from knet.completion import complete_variant
 from knet.explained import explained
 from knet.json_file import JsonFile, write_json
+from knet.options import ApiKey, Model, Repository, Version
 
 EXAMPLE = Path(service.__file__).resolve().parent / "page" / "example.png"  # is in every installation
 
@@ -37,16 +38,11 @@ knet bench --variant openvino-bf16 --variant onnxruntime-int8 --engine-threads 1
 knet bench --url http://127.0.0.1:8000 --clients 1 --clients 8 --seconds 30 --images photos
 """
 
-Repository = Annotated[
-    Path | None,
-    typer.Option(envvar="KNET_REPOSITORY", help="Folder of models: NAME/VERSION. Default: the bundled ones."),
-]
-
 
 def models(
     repository: Repository = None,
     url: Annotated[str | None, typer.Option(help="List those of this running server.")] = None,
-    api_key: Annotated[str | None, typer.Option(envvar="KNET_API_KEY", help="Key of that server.")] = None,
+    api_key: ApiKey = None,
     json_file: JsonFile = None,
 ) -> None:
     """List models: versions, kind, classes, and the variants with their sizes and scores.
@@ -66,7 +62,7 @@ def models(
             with KNetClient(url, api_key=api_key) as client:
                 found = served_models(client)
         if json_file is None:
-            show(found, Console())
+            show(found, Console(markup=False))
         else:
             write_json(json_file, json.dumps(to_json(found), indent=2))
     if any(model.problem for model in found):
@@ -74,10 +70,8 @@ def models(
 
 
 def bench(
-    model: Annotated[str, typer.Option(autocompletion=complete_model, help="Name of the model.")] = "nuclei",
-    version: Annotated[
-        str | None, typer.Option(autocompletion=complete_version, help="Of the model. Default: the newest.")
-    ] = None,
+    model: Model = "nuclei",
+    version: Version = None,
     repository: Repository = None,
     images: Annotated[
         Path,
@@ -102,7 +96,7 @@ def bench(
         int | None, typer.Option(min=1, help="Threads of the engine. Default: the CPUs that may be used.")
     ] = None,
     url: Annotated[str | None, typer.Option(help="Measure this running server instead.")] = None,
-    api_key: Annotated[str | None, typer.Option(envvar="KNET_API_KEY", help="Key of that server.")] = None,
+    api_key: ApiKey = None,
     clients: Annotated[
         list[int] | None,
         typer.Option(
@@ -150,7 +144,7 @@ def bench(
             )
             figures, show = remote.bench_server(files, asked, progress), remote.show
         if json_file is None:
-            show(figures, Console())
+            show(figures, Console(markup=False))
         else:
             write_json(json_file, json.dumps(figures, indent=2))
     if any("error" in result for result in figures.get("variants", [])):

@@ -75,7 +75,7 @@ def show(models: list[Listed], console: Console) -> None:
     for model in models:
         title = f"{model.name}/{model.version}"
         if model.problem is not None:
-            table.add_row(title, "[red]damaged")
+            table.add_row(title, "damaged", style="red")
             continue
         for number, way in enumerate(model.variants):
             about = (title, model.kind, str(len(model.categories))) if number == 0 else ("", "", "")
@@ -90,10 +90,10 @@ def show(models: list[Listed], console: Console) -> None:
             console.print(f"{model.name}/{model.version}: {name} {value:.3f} on its validation images", soft_wrap=True)
         for way in model.variants:
             if way.obstacle is not None:
-                console.print(way.obstacle, style="yellow", soft_wrap=True, markup=False)
+                console.print(way.obstacle, style="yellow", soft_wrap=True)
     for model in models:
         if model.problem is not None:
-            console.print(model.problem, style="red", soft_wrap=True, markup=False)
+            console.print(model.problem, style="red", soft_wrap=True)
 
 
 def to_json(models: list[Listed]) -> list[dict[str, Any]]:

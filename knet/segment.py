@@ -9,6 +9,7 @@ from typing import Any, Unpack
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from knet.client import KNetClient
 from knet.conversation import KNetError, Wishes
@@ -31,7 +32,7 @@ def segment_images(
             client.wait_ready(start_timeout)
         for image in images:
             try:
-                with console.status(f"Segmenting {image.name} ..."):
+                with console.status(Text(f"Segmenting {image.name} ...")):
                     answer = client.segment(image, **wishes)
             except KNetError as error:
                 if len(images) == 1:
@@ -40,11 +41,15 @@ def segment_images(
             yield image, answer
 
 
-def check_names(images: Sequence[Path]) -> None:
-    """Raises ValueError when files of two images would have the same name."""
+def check_names(images: Sequence[Path], out: Path, format: str) -> None:
+    """Raises ValueError when files of two images would have the same name, or one would take an image's place."""
     twice = [name for name, count in Counter(image.stem for image in images).items() if count > 1]
     if twice:
         raise ValueError(f"several images are named {twice[0]}, and their files would be, too: segment them apart")
+    own = {image.resolve() for image in images} if format in _PICTURES else set()
+    for image in images:
+        if (picture := (out / f"{image.stem}.png").resolve()) in own:
+            raise ValueError(f"the picture of {image} would be written over {picture}: name another folder with --out")
 
 
 def write_files(image: Path, answer: Any, out: Path) -> list[Path]:
@@ -62,7 +67,7 @@ def write_files(image: Path, answer: Any, out: Path) -> list[Path]:
 
 def show(answer: Any, files: Sequence[Path]) -> None:
     """Print the best segments, what there is in all, and where the files are."""
-    console = Console()
+    console = Console(markup=False)  # names of files and categories may have brackets
     if isinstance(answer, dict):  # the list of format huggingface has little to show
         _show_segments(answer, console)
     for name, file in zip(("Answer: ", "Picture:"), files, strict=False):

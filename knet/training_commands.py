@@ -7,6 +7,7 @@ import typer
 
 from knet.completion import complete_recipe, complete_variant
 from knet.explained import explained
+from knet.options import ApiKey, Description, Views
 
 TRAIN_EPILOG = """
 Examples:
@@ -46,12 +47,6 @@ knet convert field --out field-panoptic
 
 Split = Literal["train", "val", "test"]
 Accelerator = Literal["auto", "cpu", "cuda"]
-Description = Annotated[
-    Path | None,
-    typer.Option(
-        exists=True, dir_okay=False, help="JSON that says what is what in the data. Default: data.json in its folder."
-    ),
-]
 
 
 def train(
@@ -142,7 +137,7 @@ def evaluate(
     split: Annotated[Split, typer.Option(help="Which part of it; test where it has one.")] = "val",
     description: Description = None,
     url: Annotated[str | None, typer.Option(help="Score the answers of this server.")] = None,
-    api_key: Annotated[str | None, typer.Option(envvar="KNET_API_KEY", help="Key of that server.")] = None,
+    api_key: ApiKey = None,
     variant: Annotated[
         str | None,
         typer.Option(
@@ -150,9 +145,7 @@ def evaluate(
             help="The artifact's variant, such as openvino-bf16. Default: the first that runs here.",
         ),
     ] = None,
-    views: Annotated[
-        int, typer.Option(min=1, help="Segment each image so often, 1..3, larger and turned from the second time on.")
-    ] = 1,
+    views: Views = 1,
     max_images: Annotated[int | None, typer.Option(min=1, help="At most so many, evenly spaced.")] = None,
     json_file: Annotated[
         typer.FileTextWrite | None,
@@ -200,7 +193,7 @@ def check(
 
         from knet.check import check_data
 
-        is_usable = check_data(data, description, out, Console())
+        is_usable = check_data(data, description, out, Console(markup=False))
     if not is_usable:
         raise typer.Exit(1)
 

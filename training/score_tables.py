@@ -33,7 +33,7 @@ _CLASSES = {"PQ": "pq", "SQ": "sq", "RQ": "rq", "AP50": "ap50", "IoU": "iou", "m
 
 def print_scores(scores: Scores, console: Console | None = None) -> None:
     """Show what is measured: each group and all images; AP by IoU threshold; each class, or the worst of many."""
-    console = console or Console()
+    console = console or Console(markup=False)
     rows = {**scores.groups, "all": scores.summary}
     for columns in (_SEGMENTS, _PIXELS, _MASK_AP):
         _print(console, "group", rows, columns, counted=True)

@@ -49,7 +49,7 @@ class Trainer:
 
     def __init__(self, config: TrainConfig, train: DataIndex, val: DataIndex, out: Path, fabric: Fabric) -> None:
         self.config, self.train, self.val, self.out, self.fabric = config, train, val, out, fabric
-        self.console = Console(quiet=not fabric.is_global_zero, soft_wrap=True)
+        self.console = Console(quiet=not fabric.is_global_zero, soft_wrap=True, markup=False)
         self.share = Share(
             batch_size=config.batch_size,
             num_micro=config.accumulate,

@@ -7,8 +7,11 @@ from typing import Any
 
 import kubernetes_validate
 import pytest
+import typer
 import yaml
 
+from knet.cli import app
+from knet.completion import RECIPES
 from service import server
 from service.app import create_app
 from service.metrics import Metrics
@@ -67,7 +70,7 @@ def rendered() -> dict[str, list[Manifest]]:
     }
 
 
-@pytest.mark.parametrize("folder", ["base", "models"])
+@pytest.mark.parametrize("folder", ["base", "models", "training"])
 def test_manifests_are_of_the_schemas(folder):
     for manifest in written(folder):
         kubernetes_validate.validate(manifest, kubernetes_validate.latest_version(), strict=True)
@@ -184,6 +187,30 @@ def test_kserves_container_is_of_the_schema_of_pods():
     kubernetes_validate.validate(manifest, kubernetes_validate.latest_version(), strict=True)
 
 
+def test_the_job_gives_each_machine_what_training_asks_for(tmp_path, monkeypatch):
+    """The command is legal; numbers of machines and GPUs agree; the first pod has the name that the others ask for."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "resnet50.pth").touch()
+    manifests = written("training")
+    job, service = of_kind(manifests, "Job"), of_kind(manifests, "Service")
+    pod = job["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    command, *arguments = container["args"]
+    with typer.main.get_command(app).commands[command].make_context(command, arguments) as context:
+        assert context.params["nodes"] == job["spec"]["completions"] == job["spec"]["parallelism"]
+        assert str(context.params["devices"]) == container["resources"]["limits"]["nvidia.com/gpu"]
+        assert context.params["recipe"] in RECIPES
+    environment = {entry["name"]: entry for entry in container["env"]}
+    assert job["spec"]["completionMode"] == "Indexed"
+    assert environment["MASTER_ADDR"]["value"] == f"{job['metadata']['name']}-0.{service['metadata']['name']}"
+    assert "job-completion-index" in environment["NODE_RANK"]["valueFrom"]["fieldRef"]["fieldPath"]
+    assert environment["MASTER_PORT"]["value"].isdigit()
+    assert service["spec"]["clusterIP"] == "None"
+    assert pod["subdomain"] == service["metadata"]["name"]
+    assert service["spec"]["selector"] == job["spec"]["template"]["metadata"]["labels"] != LABELS
+
+
 def test_prometheus_finds_the_pods():
     (job,) = yaml.safe_load((KUBERNETES / "autoscaling/prometheus-scrape.yaml").read_text())
     keep = next(rule for rule in job["relabel_configs"] if rule.get("action") == "keep")
@@ -196,9 +223,9 @@ def test_prometheus_finds_the_pods():
 
 
 def test_every_file_is_checked():
-    """A new one wants a test; resources of base and models are found by their kustomizations."""
-    resources = {f"{folder}/{name}" for folder in ("base", "models") for name in resources_of(folder)}
-    rendered = {f"{folder}/kustomization.yaml" for folder in (*OVERLAYS, "models")} | {
+    """A new one wants a test; resources of base, models and training are found by their kustomizations."""
+    resources = {f"{folder}/{name}" for folder in ("base", "models", "training") for name in resources_of(folder)}
+    rendered = {f"{folder}/kustomization.yaml" for folder in (*OVERLAYS, "models", "training")} | {
         "gpu/server.yaml",
         "models/mount.yaml",
     }

@@ -2,7 +2,9 @@
 
 import json
 
+import numpy as np
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from knet.cli import app
@@ -61,6 +63,16 @@ def test_a_variant_that_fails_is_told_beside_the_others(invoke, tiny, tmp_path):
     assert "onnxruntime-fp32" in result.stdout
 
 
+def test_an_engine_that_fails_on_an_image_is_told_in_one_line(invoke, tiny, nuclei_repository, tmp_path, capfd):
+    image = np.full((40, 40, 3), tiny.FAILING_RED, np.uint8)
+    Image.fromarray(image).save(tmp_path / "bad.png")
+    result = invoke("--repository", nuclei_repository, "--images", tmp_path, "--batch", 1, "--repeats", 3)
+    assert result.exit_code == 1
+    assert "onnxruntime-fp32: " in result.stdout
+    assert "exit code" not in result.stdout
+    assert "Traceback" not in capfd.readouterr().err
+
+
 def test_a_server_is_asked_by_so_many_clients(invoke, nuclei_server, image_path):
     options = ("--clients", 1, "--clients", 3, "--seconds", 1, "--images", image_path, "--json", "-")
     result = invoke("--url", nuclei_server, "--api-key", KEY, *options)
@@ -92,6 +104,8 @@ def test_refusals_of_a_server_are_counted(invoke, nuclei_server, tmp_path):
         (("--clients", 2), "name it with --url"),
         (("--url", "http://127.0.0.1:1", "--batch", 2), "are for this machine"),
         (("--url", "http://127.0.0.1:1"), "cannot reach http://127.0.0.1:1"),
+        (("--url", "127.0.0.1:8000"), "url is '127.0.0.1:8000'; legal: http://HOST:PORT"),
+        (("--url", "http://127.0.0.1:port"), "url is 'http://127.0.0.1:port'; legal: "),
     ],
 )
 def test_what_is_wrong_is_told_in_one_line(invoke, nuclei_repository, image_path, monkeypatch, options, words):
@@ -114,5 +128,6 @@ def test_images_are_evenly_spaced(tmp_path):
 
     for number in range(10):
         (tmp_path / f"{number}.png").touch()
+    (tmp_path / "folder.png").mkdir()
     assert [path.stem for path in find_images(tmp_path, 4)] == ["0", "2", "5", "7"]
     assert len(find_images(tmp_path, 20)) == 10

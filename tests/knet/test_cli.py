@@ -7,11 +7,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from typer.main import get_command
 from typer.testing import CliRunner
 
+from knet import options
 from knet.cli import app
 from model.checkpoint import save
 from model.knet import KNet
+from service import schemas
+from service.views import VIEWS
 
 KEY = "a key of 16 bytes"
 
@@ -70,7 +74,7 @@ def test_table_shows_the_best_segments_and_the_total(invoke, nuclei_server, tmp_
     path = tmp_path / "many.png"
     Image.fromarray(image).save(path)
     options = ("--score-threshold", 0, "--overlap-threshold", 0, "--task", "instance")
-    result = invoke("segment", path, "--url", nuclei_server, "--api-key", KEY, "--out", tmp_path, *options)
+    result = invoke("segment", path, "--url", nuclei_server, "--api-key", KEY, "--out", tmp_path / "out", *options)
     assert result.exit_code == 0, result.output
     assert "11 segments (the first 10 shown): 6 nucleus, 5 cell" in result.stdout
     assert "Warning: the image used nearly all" in result.stdout
@@ -118,16 +122,59 @@ def test_several_images_have_files_of_their_own(invoke, nuclei_server, image_pat
     ("options", "words"),
     [
         (("--model", "cats"), "there is nuclei"),
-        (("--task", "depth"), "'panoptic', 'instance' or 'semantic'"),
-        (("--score-threshold", 2), "score_threshold"),
+        (("--categories", "cats"), "cats"),
     ],
 )
 def test_refusals_are_told_in_one_line(invoke, nuclei_server, image_path, tmp_path, options, words):
-    result = invoke("segment", image_path, "--url", nuclei_server, "--api-key", KEY, "--out", tmp_path, *options)
+    result = invoke(
+        "segment", image_path, "--url", nuclei_server, "--api-key", KEY, "--out", tmp_path / "out", *options
+    )
     assert result.exit_code == 1
     assert result.stderr.startswith("knet: ")
     assert words in result.stderr
     assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "legal"),
+    [
+        ("--task", "depth", "'panoptic', 'instance', 'semantic'"),
+        ("--format", "jpeg", "'rle', 'polygon', 'png', 'overlay', 'huggingface'"),
+        ("--score-threshold", 2, "less than or equal to 1"),
+        ("--views", 4, "less than or equal to 3"),
+    ],
+)
+def test_what_no_server_takes_is_refused_before_one_is_started(invoke, image_path, option, value, legal):
+    result = invoke("segment", image_path, option, value)
+    assert result.exit_code == 2
+    words = " ".join(result.stderr.replace("│", "").split())
+    assert f"'{option}'" in words
+    assert legal in words
+
+
+def test_the_command_line_knows_what_the_server_takes():
+    assert (options.Task, options.Format) == (schemas.Task, schemas.Format)
+    views = next(parameter for parameter in get_command(app).commands["segment"].params if parameter.name == "views")
+    assert (views.min, views.max) == (1, len(VIEWS))
+
+
+def test_an_image_is_not_written_over(invoke, nuclei_server, image_path):
+    original = image_path.read_bytes()
+    common = ("--url", nuclei_server, "--api-key", KEY, "--out", image_path.parent)
+    result = invoke("segment", image_path, *common)
+    assert result.exit_code == 1
+    assert f"written over {image_path}: name another folder with --out" in result.stderr
+    assert image_path.read_bytes() == original
+    result = invoke("segment", image_path, *common, "--format", "rle")  # has no picture
+    assert result.exit_code == 0, result.output
+    assert image_path.read_bytes() == original
+
+
+def test_brackets_in_a_name_are_shown(invoke, nuclei_server, image_path, tmp_path):
+    image = image_path.rename(tmp_path / "cells[copy].png")
+    result = invoke("segment", image, "--url", nuclei_server, "--api-key", KEY, "--out", tmp_path / "a[" / "b]")
+    assert result.exit_code == 0, result.output
+    assert f"Answer:  {tmp_path / 'a[' / 'b]' / 'cells[copy].json'}" in result.stdout
 
 
 def test_serve_refuses_what_is_unsafe_or_missing(invoke, tmp_path):

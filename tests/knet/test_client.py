@@ -61,8 +61,13 @@ def test_a_server_that_is_not_there_is_told():
         with pytest.raises(KNetError, match=r"cannot reach http://127\.0\.0\.1:1") as caught:
             client.wait_ready(timeout=0.3)
         assert caught.value.status is None
-    with KNetClient("not a url") as client, pytest.raises(KNetError, match="cannot reach not a url"):
-        client.models()
+
+
+@pytest.mark.parametrize("url", ["not a url", "127.0.0.1:8000", "http://", "http://127.0.0.1:port", "ftp://host"])
+@pytest.mark.parametrize("client", [KNetClient, AsyncKNetClient])
+def test_a_url_that_no_server_can_have_is_told_at_once(client, url):
+    with pytest.raises(KNetError, match="legal: http://HOST:PORT"):
+        client(url)
 
 
 def test_client_needs_nothing_of_the_server():

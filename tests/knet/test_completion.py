@@ -43,8 +43,9 @@ def test_commands_and_options(complete):
 
 
 def test_models_versions_and_variants_of_the_repository(complete, tiny, tmp_path):
-    assert complete("knet segment --model ") == ["nuclei"]
-    assert complete("knet bench --model nuclei --version ") == ["1", "2"]
+    for command in ("segment", "bench", "batch"):
+        assert complete(f"knet {command} --model ") == ["nuclei"]
+        assert complete(f"knet {command} --model nuclei --version ") == ["1", "2"]
     assert complete("knet bench --variant o") == ["onnxruntime-fp32"]
     tiny.write_artifact(tmp_path, name="mine")
     assert complete(f"knet bench --repository {tmp_path} --model ") == ["mine"]
@@ -66,7 +67,7 @@ def test_settings_of_the_server(complete):
 def test_recipes_tasks_and_formats(complete):
     assert complete("knet train small_") == ["small_instance", "small_panoptic", "small_semantic"]
     assert complete("knet segment --task s") == ["semantic"]
-    assert complete("knet segment --format p") == ["png", "polygon"]
+    assert complete("knet segment --format p") == ["polygon", "png"]
     assert set(RECIPES) == set(ALL_RECIPES)
 
 

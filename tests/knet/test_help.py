@@ -58,6 +58,9 @@ def test_every_parameter_is_explained():
         "--json",
         "--max-images",
         "--categories",
+        "--score-threshold",
+        "--overlap-threshold",
+        "--views",
     ],
 )
 def test_an_option_takes_the_same_everywhere(option):

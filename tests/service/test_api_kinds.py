@@ -123,9 +123,11 @@ def test_thresholds_without_use_are_refused(http, route, name, words):
     check_refusal(http.post(route, content=b"", params={name: 0.5}), f"has no {name}", words)
 
 
-@pytest.mark.parametrize("route", [THINGS, CLASSES])
-def test_several_views_are_for_panoptic_models(http, route):
-    check_refusal(http.post(route, content=b"", params={"views": 3}), "views is 3", "1 to 1")
+@pytest.mark.parametrize(("route", "kind"), [(THINGS, "instance"), (CLASSES, "semantic")])
+def test_several_views_are_for_panoptic_models(http, route, kind):
+    response = http.post(route, content=b"", params={"views": 3})
+    check_refusal(response, "views is 3")
+    assert response.json()["detail"].endswith(f"of kind {kind}: 1")
 
 
 def test_semantic_model_gives_each_class_present_without_a_score(http, classes, png):
