@@ -24,9 +24,10 @@ def save_state(state: dict[str, Any], folder: Path) -> None:
     """
     path, part = folder / STATE, folder / f"{STATE}.part"
     try:
-        with part.open("wb") as file:
-            torch.save(state, file)
-            file.flush()
+        # By its name: torch's writer ends the process when an error, which signals may raise anywhere, closes a Python
+        # file under it.
+        torch.save(state, part)
+        with part.open("rb") as file:
             os.fsync(file.fileno())
         if fault := _fault(part):
             raise OSError(f"{part} reads back damaged: {fault}")

@@ -1,9 +1,14 @@
+import subprocess
+import sys
 import zipfile
+from pathlib import Path
 
 import pytest
 import torch
 
 from training.train_state import PREVIOUS, STATE, has_state, load_state, save_state
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def state_with(step):
@@ -67,3 +72,39 @@ def test_what_a_kill_left_half_written_is_not_looked_at(two):
     save_state(state_with(3), two)
     assert load_state(two)[0]["step"] == 3
     assert not (two / f"{STATE}.part").exists()
+
+
+def test_an_error_of_a_signal_ends_neither_the_process_nor_the_state(tmp_path):
+    """As torch's data loader raises one wherever the process is, when a worker is killed."""
+    code = f"""
+import random, signal, time
+from pathlib import Path
+import torch
+from training.train_state import load_state, save_state
+
+def fail(*_):
+    if is_saving:
+        raise RuntimeError("a worker is killed")
+
+folder = Path({str(tmp_path)!r})
+state = {{"step": 1}} | {{str(number): torch.zeros(200, 200) for number in range(40)}}
+save_state(state, folder)
+begin = time.monotonic()
+save_state(state, folder)
+seconds = time.monotonic() - begin
+signal.signal(signal.SIGALRM, fail)
+interrupted = 0
+for _ in range(100):
+    try:
+        is_saving = True
+        signal.setitimer(signal.ITIMER_REAL, random.uniform(0.05, 1) * seconds)
+        save_state(state, folder)
+        is_saving = False
+    except (OSError, RuntimeError):
+        interrupted += 1
+signal.setitimer(signal.ITIMER_REAL, 0)
+assert interrupted > 10, interrupted
+assert load_state(folder)[0]["step"] == 1
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
