@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "docs/troubleshooting.md").read_text(encoding="utf-8")
-FILLED_IN = ("artifact.json", "--format", "--precision", "Address already in use")
+FILLED_IN = ("artifact.json", "(train)", "(val)", "--format", "--precision", "Address already in use")
 FOLDERS = ("knet", "export", "training", "batch", "service", "model")
 
 
