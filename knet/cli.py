@@ -138,29 +138,30 @@ def segment(
     """
     from knet.segment import check_names, segment_images, show, write_files
 
-    with _explained("serve"), _server(url, repository) as (where, start_timeout):
+    with _explained("serve"):
         format = format or ("overlay" if json_file is None else "rle")
         if json_file is None:
             check_names(images, out, format)
-        answers = segment_images(
-            images,
-            url=where,
-            api_key=api_key,
-            start_timeout=start_timeout,
-            model=model,
-            version=version,
-            task=task,
-            format=format,
-            score_threshold=score_threshold,
-            overlap_threshold=overlap_threshold,
-            views=views,
-            categories=[categories] if categories else [],
-        )
-        for image, answer in answers:
-            if json_file is None:
-                show(answer, write_files(image, answer, out))
-            else:
-                write_json(json_file, json.dumps(answer))
+        with _server(url, repository) as (where, start_timeout):
+            answers = segment_images(
+                images,
+                url=where,
+                api_key=api_key,
+                start_timeout=start_timeout,
+                model=model,
+                version=version,
+                task=task,
+                format=format,
+                score_threshold=score_threshold,
+                overlap_threshold=overlap_threshold,
+                views=views,
+                categories=[categories] if categories else [],
+            )
+            for image, answer in answers:
+                if json_file is None:
+                    show(answer, write_files(image, answer, out))
+                else:
+                    write_json(json_file, json.dumps(answer))
 
 
 @contextmanager

@@ -231,7 +231,8 @@ class _Seat:
                 logger.info("%s is ready (pid %s)", self._name, process.pid)
                 self._hear(process)
             except ServiceError as error:
-                logger.error("%s did not start: %s", self._name, error.detail)
+                if not self._closing.is_set():  # which would be why
+                    logger.error("%s did not start: %s", self._name, error.detail)
             self._clean_up(process)
             if not self._closing.is_set():
                 logger.error("%s ended; it is started anew", self._name)

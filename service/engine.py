@@ -153,6 +153,8 @@ class Engine:
                 process = self._launch()
             except ServiceError as error:
                 self._clean_up()
+                if self._closing.is_set():  # which is why it was not loaded
+                    return
                 if len(candidates) > 1:
                     logger.warning("engine %s: not with %s: %s", self.label, self.variant.name, error.detail)
                     candidates = candidates[1:]

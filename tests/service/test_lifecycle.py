@@ -1,6 +1,7 @@
 import concurrent.futures
 import contextlib
 import io
+import logging
 import multiprocessing
 import os
 import re
@@ -102,6 +103,12 @@ def test_clients_are_told_apart_by_their_keys(slow_repository, posted):
         jobs = [pool.submit(httpx.post, url + ROUTE, content=posted, headers=each, timeout=60) for each in headers]
         codes = [job.result().status_code for job in jobs]
         assert sorted(codes[:2]) == sorted(codes[2:]) == [200, 429]
+
+
+def test_a_server_that_stops_while_it_loads_says_nothing_untrue(slow_repository, caplog):
+    with caplog.at_level(logging.INFO, logger="knet"), background(Settings(repository=slow_repository, port=0)):
+        pass
+    assert not [record for record in caplog.records if record.levelno > logging.INFO]
 
 
 def test_killed_engine_gives_503_and_the_server_recovers(slow_repository, posted):
