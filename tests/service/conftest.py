@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from service.artifact import Geometry
 from service.server import background
 from service.settings import Settings
+from tests.service.driving import wait_ready
 
 
 @pytest.fixture(scope="session")
@@ -64,8 +66,17 @@ def read_png() -> Callable[[bytes], np.ndarray]:
     return lambda data: np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
 
 
-def wait_ready(url: str) -> None:
-    from knet.client import KNetClient
+@pytest.fixture(scope="session")
+def slow_repository(tiny, tmp_path_factory) -> Path:
+    """A model that takes about half a second an image on one thread of a fast machine."""
+    folder = tmp_path_factory.mktemp("slow")
+    tiny.write_artifact(folder, work=48, geometry=Geometry(mode="tile", sizes=(64,)))
+    return folder
 
-    with KNetClient(url) as client:
-        client.wait_ready(60)
+
+@pytest.fixture
+def posted(scene) -> bytes:
+    """A PNG file."""
+    file = io.BytesIO()
+    Image.fromarray(scene).save(file, "PNG")
+    return file.getvalue()

@@ -36,6 +36,13 @@ class Rig:
             last = now
             time.sleep(0.05)
 
+    def take_in_a_thread(self) -> tuple[threading.Thread, list[Batch | None]]:
+        """A thread that waits for a batch, and where it puts it."""
+        taken: list[Batch | None] = []
+        taker = threading.Thread(target=lambda: taken.append(self.batcher.take()))
+        taker.start()
+        return taker, taken
+
     def begin(self) -> Batch:
         self.settle()
         batch = self.batcher.take()
@@ -191,9 +198,7 @@ def test_beside_a_batch_that_runs_only_a_full_one_is_taken(make_rig):
     rig = make_rig(runs=2)
     rig.put(1)
     first = rig.begin()
-    taken: list[Batch | None] = []
-    taker = threading.Thread(target=lambda: taken.append(rig.batcher.take()))
-    taker.start()
+    taker, taken = rig.take_in_a_thread()
     rig.put(2, 3, 4)
     rig.settle()
     assert not taken
@@ -207,9 +212,7 @@ def test_what_waited_for_a_full_batch_goes_on_when_the_other_is_done(make_rig):
     rig = make_rig(runs=2)
     rig.put(1)
     first = rig.begin()
-    taken: list[Batch | None] = []
-    taker = threading.Thread(target=lambda: taken.append(rig.batcher.take()))
-    taker.start()
+    taker, taken = rig.take_in_a_thread()
     rig.put(2)
     rig.settle()
     rig.batcher.done(first)
@@ -219,9 +222,7 @@ def test_what_waited_for_a_full_batch_goes_on_when_the_other_is_done(make_rig):
 
 def test_take_ends_when_closed(make_rig):
     rig = make_rig()
-    taken = []
-    taker = threading.Thread(target=lambda: taken.append(rig.batcher.take()))
-    taker.start()
+    taker, taken = rig.take_in_a_thread()
     rig.batcher.close()
     taker.join(10)
     assert taken == [None]

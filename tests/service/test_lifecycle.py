@@ -1,6 +1,5 @@
 import concurrent.futures
 import contextlib
-import io
 import logging
 import multiprocessing
 import os
@@ -15,39 +14,11 @@ from pathlib import Path
 
 import httpx
 import pytest
-from PIL import Image
 
-from knet.client import KNetClient
-from service.artifact import Geometry
 from service.errors import ServiceError
 from service.server import background
 from service.settings import Settings
-
-ROUTE = "/v1/models/tiny/segment"
-
-
-@pytest.fixture(scope="module")
-def slow_repository(tiny, tmp_path_factory) -> Path:
-    """A model that takes about half a second an image on one thread of a fast machine."""
-    folder = tmp_path_factory.mktemp("slow")
-    tiny.write_artifact(folder, work=48, geometry=Geometry(mode="tile", sizes=(64,)))
-    return folder
-
-
-@pytest.fixture
-def posted(scene) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(scene).save(file, "PNG")
-    return file.getvalue()
-
-
-def wait_ready(url: str) -> None:
-    with KNetClient(url) as client:
-        client.wait_ready(60)
-
-
-def post(url: str, data: bytes) -> httpx.Response:
-    return httpx.post(url + ROUTE, content=data, timeout=60)
+from tests.service.driving import ROUTE, metric, post, wait_for, wait_ready
 
 
 def test_server_is_not_ready_until_its_engine_is(repository, posted):
@@ -62,47 +33,6 @@ def test_server_is_not_ready_until_its_engine_is(repository, posted):
             break
         wait_ready(url)
         assert post(url, posted).status_code == 200
-
-
-def test_full_queue_says_when_to_come_back(slow_repository, posted):
-    settings = Settings(repository=slow_repository, port=0, max_queue=2, max_images=2, engine_threads=1)
-    with background(settings) as url, concurrent.futures.ThreadPoolExecutor(5) as pool:
-        wait_ready(url)
-        responses = list(pool.map(lambda _: post(url, posted), range(5)))
-        codes = sorted(response.status_code for response in responses)
-        assert codes == [200, 200, 503, 503, 503]
-        refused = next(response for response in responses if response.status_code == 503)
-        assert refused.json()["type"] == "urn:knet:problem:queue-full"
-        assert refused.headers["retry-after"] == "1"
-        assert post(url, posted).status_code == 200
-
-
-def test_one_client_leaves_places_to_others(slow_repository, posted):
-    settings = Settings(repository=slow_repository, port=0, max_queue=4, max_images=2, max_queue_per_client=2)
-    with background(settings) as url, concurrent.futures.ThreadPoolExecutor(5) as pool:
-        wait_ready(url)
-        neighbour = httpx.Client(transport=httpx.HTTPTransport(local_address="127.0.0.2"), timeout=60)
-        mine = [pool.submit(post, url, posted) for _ in range(4)]
-        refused = next(job.result() for job in concurrent.futures.as_completed(mine))  # before any can be done
-        assert neighbour.post(url + ROUTE, content=posted).status_code == 200
-        assert sorted(job.result().status_code for job in mine) == [200, 200, 429, 429]
-        assert refused.json()["type"] == "urn:knet:problem:client-limit"
-        assert refused.headers["retry-after"] == "1"
-        assert 'knet_refusals_total{cause="client-limit"} 2.0' in httpx.get(f"{url}/metrics").text
-        assert post(url, posted).status_code == 200
-
-
-def test_clients_are_told_apart_by_their_keys(slow_repository, posted):
-    keys = ["a key of somebody", "the key of another"]
-    settings = Settings(
-        repository=slow_repository, port=0, api_keys=keys, max_queue=4, max_images=1, max_queue_per_client=1
-    )
-    with background(settings) as url, concurrent.futures.ThreadPoolExecutor(4) as pool:
-        wait_for(lambda: httpx.get(f"{url}/readyz"), lambda response: response.status_code == 200)
-        headers = [{"Authorization": f"Bearer {key}"} for key in keys for _ in range(2)]
-        jobs = [pool.submit(httpx.post, url + ROUTE, content=posted, headers=each, timeout=60) for each in headers]
-        codes = [job.result().status_code for job in jobs]
-        assert sorted(codes[:2]) == sorted(codes[2:]) == [200, 429]
 
 
 def test_a_server_that_stops_while_it_loads_says_nothing_untrue(slow_repository, caplog):
@@ -262,73 +192,6 @@ def test_a_second_signal_ends_the_server_at_once(serve, posted):
     assert process.wait(20) == 0
 
 
-def wait_for(ask, is_right, seconds: float = 20.0):
-    """What `ask` gives once it is right."""
-    deadline = time.monotonic() + seconds
-    while not is_right(answer := ask()):
-        assert time.monotonic() < deadline, answer
-        time.sleep(0.02)
-    return answer
-
-
-def metric(url: str, name: str) -> float:
-    lines = httpx.get(f"{url}/metrics", timeout=30).text.splitlines()
-    return sum(float(line.rpartition(" ")[2]) for line in lines if line.partition("{")[0].partition(" ")[0] == name)
-
-
-def test_deadline_passes_at_its_time_and_the_work_is_left_out(slow_repository, posted):
-    settings = Settings(repository=slow_repository, port=0, engine_threads=1, max_batch=1)
-    with background(settings) as url, concurrent.futures.ThreadPoolExecutor(4) as pool:
-        wait_ready(url)
-        first = pool.submit(post, url, posted)
-        wait_for(lambda: metric(url, "knet_in_flight"), lambda value: value == 1)
-        time.sleep(0.2)  # until it has been decoded and runs
-        late = [pool.submit(httpx.post, f"{url}{ROUTE}?timeout_ms=100", content=posted, timeout=60) for _ in range(3)]
-        for response in [future.result() for future in late]:
-            assert response.status_code == 504
-            assert response.json()["type"] == "urn:knet:problem:deadline-passed"
-            assert "0.1 s" in response.json()["detail"]
-        assert first.result().status_code == 200
-        assert post(url, posted).status_code == 200
-        assert metric(url, "knet_batch_size_sum") == 2  # of five requests, two were run
-
-
-def test_a_client_that_leaves_cancels_its_work(slow_repository, posted):
-    settings = Settings(repository=slow_repository, port=0, engine_threads=1, max_batch=1)
-    with background(settings) as url, concurrent.futures.ThreadPoolExecutor(1) as pool:
-        wait_ready(url)
-        host, port = url.removeprefix("http://").split(":")
-        for _ in range(3):
-            before = pool.submit(post, url, posted)
-            wait_for(lambda: metric(url, "knet_in_flight"), lambda value: value == 1)
-            time.sleep(0.2)  # until it has been decoded and runs
-            with socket.create_connection((host, int(port))) as client:
-                head = f"POST {ROUTE} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(posted)}\r\n\r\n"
-                client.sendall(head.encode() + posted)
-                wait_for(lambda: metric(url, "knet_in_flight"), lambda value: value == 2)
-            wait_for(lambda: metric(url, "knet_in_flight"), lambda value: value < 2)
-            assert before.result().status_code == 200
-        assert post(url, posted).status_code == 200
-        assert metric(url, "knet_batch_size_sum") == 4  # and nothing for those that left
-
-
-def test_one_bad_image_in_a_batch_fails_alone(tiny, slow_repository, posted, scene, png):
-    bad = scene.copy()
-    bad[5, 5, 0] = tiny.FAILING_RED
-    files = [posted, png(bad), posted, posted]
-    with (
-        background(Settings(repository=slow_repository, port=0, engine_threads=1)) as url,
-        concurrent.futures.ThreadPoolExecutor(5) as pool,
-    ):
-        wait_ready(url)
-        first = pool.submit(post, url, posted)  # while it runs, the others become one batch
-        wait_for(lambda: metric(url, "knet_in_flight"), lambda value: value == 1)
-        time.sleep(0.2)  # until it has been decoded and runs
-        codes = [response.status_code for response in pool.map(lambda data: post(url, data), files)]
-        assert codes == [200, 500, 200, 200]
-        assert first.result().status_code == 200
-
-
 def test_a_model_may_have_replicas_and_answers_while_one_lives(slow_repository, posted):
     models = {"tiny": {"replicas": 2, "engine_threads": 1}}
     with background(Settings(repository=slow_repository, port=0, models=models)) as url:
@@ -340,19 +203,6 @@ def test_a_model_may_have_replicas_and_answers_while_one_lives(slow_repository, 
         assert post(url, posted).status_code == 200
         wait_for(lambda: metric(url, "knet_ready_engines"), lambda value: value == 2)
         assert metric(url, "knet_engine_restarts_total") == 1
-
-
-def test_images_that_wait_are_run_as_one_batch(slow_repository, posted):
-    with (
-        background(Settings(repository=slow_repository, port=0, engine_threads=1)) as url,
-        concurrent.futures.ThreadPoolExecutor(5) as pool,
-    ):
-        wait_ready(url)
-        answers = list(pool.map(lambda _: post(url, posted), range(5)))
-        assert {response.status_code for response in answers} == {200}
-        assert len({str(response.json()["segments"]) for response in answers}) == 1
-        assert metric(url, "knet_batch_size_sum") == 5
-        assert metric(url, "knet_batch_size_count") <= 3
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
