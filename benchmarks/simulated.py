@@ -90,6 +90,7 @@ class SimulatedSession:
     """A `Session`; threads and processes may share the device."""
 
     runs_at_once = 2  # as on a GPU: one run waits on the device for the other
+    crowd = 0
 
     def __init__(self, folder: Path, metadata: ArtifactMetadata) -> None:
         device = json.loads((folder / _DEVICE).read_text())

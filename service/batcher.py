@@ -60,6 +60,7 @@ class Batcher:
         delay: seconds that an item may wait for others while its batch is not full.
         runs: batches that may run at once. While one does, the next is taken only once it is full: it could not begin
             sooner, and others may still join it.
+        crowd: items that must wait behind the next batch, too, before it is taken while one runs.
     """
 
     def __init__(
@@ -70,11 +71,13 @@ class Batcher:
         is_abandoned: Callable[[Item], bool],
         delay: float = 0.0,
         runs: int = 1,
+        crowd: int = 0,
     ) -> None:
         self._limit = limit
         self._drop = drop
         self._is_abandoned = is_abandoned
         self._delay = delay
+        self._crowd = crowd
         self._changed = threading.Condition()
         self._waiting: deque[Item] = deque()
         self._next = _Staging()
@@ -129,7 +132,7 @@ class Batcher:
                     self._changed.notify_all()  # there is room again
                     continue
                 wait = self._next.items[0].arrived + self._delay - time.monotonic()
-                if self._next.is_full or (wait <= 0 and not self._running):
+                if self._may_run(is_due=wait <= 0):
                     batch = self._next.batch()
                     self._running[batch] = self._next
                     self._next = self._spare.pop()
@@ -144,6 +147,12 @@ class Batcher:
             staging.items = []
             self._spare.append(staging)
             self._changed.notify_all()
+
+    def _may_run(self, *, is_due: bool) -> bool:
+        """Whether the next batch may be taken; `is_due`: its first item has waited for others long enough."""
+        if not self._running:
+            return is_due or self._next.is_full
+        return self._next.is_full and len(self._waiting) >= self._crowd
 
     def _find(self) -> Item | None:
         """The longest waiting item that the next batch can take: any, while it is empty."""

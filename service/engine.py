@@ -224,7 +224,7 @@ class Engine:
         self._heard_at = time.monotonic()
         self.num_waiting = int(message.get("waiting", 0))
         if "size" in message:
-            seconds, size = message["seconds"], int(message["size"])
+            seconds, size = message["busy"], int(message["size"])
             self.seconds_per_canvas += (seconds / size - self.seconds_per_canvas) * _NEW_SHARE
             self._observer.ran(Run(size=size, seconds=seconds))
 

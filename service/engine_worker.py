@@ -127,12 +127,15 @@ class Worker:
         self._replies: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._sending = threading.Lock()
         self._begun: dict[Batch, float] = {}  # what runs, and since when
+        self._busy_until = 0.0  # up to here the engine's time has been told of
+        self._counting = threading.Lock()
         self._batcher = Batcher(
             limit=config.limit,
             drop=lambda items: self._replies.put(lambda: _reply(items, [_dropped(item) for item in items])),
             is_abandoned=lambda item: not item.owner.waits_for(item.slot),
             delay=config.batch_delay_s,
             runs=session.runs_at_once,
+            crowd=session.crowd,
         )
 
     def run(self) -> None:
@@ -145,7 +148,11 @@ class Worker:
 
     def _run_batches(self) -> None:
         while (batch := self._batcher.take()) is not None:
-            self._begun[batch] = time.monotonic()
+            with self._counting:
+                now = time.monotonic()
+                if not self._begun:
+                    self._busy_until = now
+                self._begun[batch] = now
             self._run_batch(batch)
             del self._begun[batch]
             self._batcher.done(batch)
@@ -164,11 +171,14 @@ class Worker:
             text = f"{type(error).__name__}: {error}"
             self._replies.put(lambda: _reply([item], [{"slot": item.slot, "error": text}]))
             return
-        seconds = time.monotonic() - started
-        self._replies.put(lambda: self._finish(batch.items, outputs, started, seconds))
+        ended = time.monotonic()
+        with self._counting:  # of two that run at once, each second is one's alone
+            busy = ended - self._busy_until
+            self._busy_until = ended
+        self._replies.put(lambda: self._finish(batch.items, outputs, started, ended, busy))
 
     def _finish(
-        self, items: Sequence[Item], outputs: Mapping[str, NDArray[Any]], started: float, seconds: float
+        self, items: Sequence[Item], outputs: Mapping[str, NDArray[Any]], started: float, ended: float, busy: float
     ) -> None:
         """Write the outputs of a batch into the slots, and tell whoever waits for them, and the server."""
         described: list[Message] = []
@@ -179,10 +189,10 @@ class Worker:
             except Exception as error:  # a graph that does not keep the contract
                 described.append({"slot": item.slot, "error": f"{type(error).__name__}: {error}"})
             else:
-                times = {"waited": started - item.arrived, "seconds": seconds, "size": len(items)}
+                times = {"waited": started - item.arrived, "seconds": ended - started, "size": len(items)}
                 described.append({"slot": item.slot, "arrays": layout, **times})
         _reply(items, described)
-        self._tell({"size": len(items), "seconds": seconds, "waiting": self._batcher.num_waiting})
+        self._tell({"size": len(items), "busy": busy, "waiting": self._batcher.num_waiting})
 
     def _listen(self) -> None:
         """What the server says: a new link, or a question whether all is well."""

@@ -104,7 +104,7 @@ class Metrics:
         self._stages.labels(self._model(model), stage).observe(seconds)
 
     def batch(self, *, model: str, size: int, seconds: float) -> None:
-        """One run of an engine over `size` canvases took `seconds`."""
+        """One run of an engine over `size` canvases took `seconds` of its time."""
         label = self._model(model)
         self._batches.labels(label).observe(size)
         self._busy.labels(label).inc(seconds)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One run of the graph, as metrics want it: canvases in the batch, seconds."""
+    """One run of the graph, as metrics want it: canvases in the batch, seconds of the engine's time."""
 
     size: int
     seconds: float

@@ -26,13 +26,17 @@ class LoadedSession(Session, Protocol):
     """A session that has the graph itself.
 
     `runs_at_once`: threads that may be in `run`; two on a device, where one copies while the other computes.
+    `crowd`: canvases that must wait before a second run is worth its while; 0 where it takes nothing from the first.
     """
 
     runs_at_once: int
+    crowd: int
 
 
 class OnnxSession:
     """ONNX Runtime in this process, on the CPU unless other providers come first; unknown inputs are left out."""
+
+    crowd = 0
 
     def __init__(
         self, path: Path | str, *, threads: int | None = None, providers: Sequence[Provider] = (CPU_PROVIDER,)

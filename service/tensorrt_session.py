@@ -62,6 +62,7 @@ class TensorRtSession:
     """
 
     runs_at_once = 1  # one execution context and its buffers
+    crowd = 0
 
     def __init__(self, path: Path | str) -> None:
         trt = importlib.import_module("tensorrt")

@@ -2,11 +2,14 @@
 
 import importlib.util
 import logging
+import math
 from collections.abc import Callable
 from pathlib import Path
 
+from service import artifact
 from service.artifact import ArtifactMetadata, Variant
 from service.errors import ArtifactError
+from service.geometry import canvas_sizes
 from service.gpu import count_gpus, is_installed
 from service.onnxruntime_providers import CUDA_PROVIDER, cuda_provider
 from service.openvino_session import OpenVinoSession
@@ -14,6 +17,8 @@ from service.session import CPU_PROVIDER, LoadedSession, OnnxSession, Provider
 from service.tensorrt_session import TensorRtSession, find_obstacle
 
 logger = logging.getLogger("knet.variants")
+
+_PAIRED_SHARE = 0.25  # of OpenVINO's largest canvas: what a run may have that is one of two
 
 
 def choose_variant(metadata: ArtifactMetadata, name: str | None = None) -> Variant:
@@ -79,7 +84,10 @@ def _open_onnxruntime(path: Path, variant: Variant, threads: int | None) -> Load
 
 
 def _open_openvino(path: Path, variant: Variant, threads: int | None) -> LoadedSession:
-    return OpenVinoSession(path, precision=variant.precision, threads=threads)
+    # Small beside what there must be memory for anyway.
+    largest = max(map(math.prod, canvas_sizes(artifact.load(path.parent).geometry)))
+    paired_pixels = int(largest * _PAIRED_SHARE)
+    return OpenVinoSession(path, precision=variant.precision, threads=threads, paired_pixels=paired_pixels)
 
 
 def _open_tensorrt(path: Path, variant: Variant, threads: int | None) -> LoadedSession:

@@ -1,6 +1,7 @@
 """The first runs of a graph, before anybody waits for one: the first run of each shape is slow."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -10,18 +11,22 @@ from service.artifact import ArtifactMetadata
 from service.errors import ServiceError
 from service.geometry import canvas_sizes, common_sizes
 from service.segmenter import Segmenter, blank_inputs
-from service.session import Session
+from service.session import LoadedSession
 
 
-def warm_up(session: Session, metadata: ArtifactMetadata, limit: Callable[[int, int], int]) -> None:
-    """Run each batch of each canvas size once; `limit` is the most canvases of (height, width) in a batch.
+def warm_up(session: LoadedSession, metadata: ArtifactMetadata, limit: Callable[[int, int], int]) -> None:
+    """Run each batch of each canvas size once, the first twice in as many threads as may run at once.
+
+    `limit` is the most canvases of (height, width) in a batch.
 
     Raises:
         ServiceError: the graph fails, or does not keep the artifact's contract.
     """
     try:
         height, width = common_sizes(metadata.geometry)[0]
-        Segmenter(metadata, session).segment(np.zeros((height, width, 3), np.uint8))
+        images = [np.zeros((height, width, 3), np.uint8)] * 2 * session.runs_at_once
+        with ThreadPoolExecutor(session.runs_at_once) as pool:
+            list(pool.map(Segmenter(metadata, session).segment, images))
         for height, width in canvas_sizes(metadata.geometry):
             for batch in range(1, limit(height, width) + 1):
                 inputs: dict[str, NDArray[Any]] = blank_inputs(metadata, batch, (height, width))

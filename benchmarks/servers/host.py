@@ -27,7 +27,7 @@ from service.geometry import Plan, cells_to_image, draw_canvases, make_plan, sca
 from service.join import TileResult
 from service.segmenter import Segmenter, find_thresholds, image_statistics
 from service.segments import from_id_map
-from service.session import Arrays, Session, available_cpus
+from service.session import Arrays, LoadedSession, available_cpus
 from service.variants import choose_variant
 
 MAX_BATCH = 8
@@ -66,10 +66,10 @@ class Prepared:
 class Host:
     """A panoptic or semantic artifact whose images need one canvas each; threads may share it."""
 
-    def __init__(self, metadata: ArtifactMetadata, session: Session) -> None:
+    def __init__(self, metadata: ArtifactMetadata, session: LoadedSession) -> None:
         self.metadata = metadata
         self._session = session
-        self._turn = threading.Lock()  # a session runs once at a time
+        self._turns = threading.Semaphore(session.runs_at_once)
         self._segmenter = Segmenter(metadata, session)
         self._is_thing = np.array([category.is_thing for category in metadata.categories])
         self._thresholds = find_thresholds(metadata, score_threshold=None, overlap_threshold=None)
@@ -95,7 +95,7 @@ class Host:
         """Outputs of each image; all have the same canvas size."""
         first = batch[0].inputs
         inputs = {name: np.concatenate([one.inputs[name] for one in batch]) for name in first}
-        with self._turn:
+        with self._turns:
             outputs = self._session.run(inputs)
         return [{name: array[index] for name, array in outputs.items()} for index in range(len(batch))]
 

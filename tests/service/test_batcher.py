@@ -11,7 +11,7 @@ from service.batcher import Batch, Batcher, Item
 class Rig:
     """A batcher with its filling thread."""
 
-    def __init__(self, *, limit=lambda height, width: 4, delay: float = 0.0, runs: int = 1) -> None:
+    def __init__(self, *, limit=lambda height, width: 4, delay: float = 0.0, runs: int = 1, crowd: int = 0) -> None:
         self.dropped: list[int] = []
         self.abandoned: set[int] = set()
         self.batcher = Batcher(
@@ -20,6 +20,7 @@ class Rig:
             is_abandoned=lambda item: item.slot in self.abandoned,
             delay=delay,
             runs=runs,
+            crowd=crowd,
         )
         self.filler = threading.Thread(target=self.batcher.fill)
         self.filler.start()
@@ -218,6 +219,23 @@ def test_what_waited_for_a_full_batch_goes_on_when_the_other_is_done(make_rig):
     rig.batcher.done(first)
     taker.join(10)
     assert [slots(batch) for batch in taken] == [[2]]
+
+
+def test_a_second_batch_runs_only_in_a_crowd_where_one_is_asked_for(make_rig):
+    rig = make_rig(limit=lambda height, width: 1, runs=2, crowd=2)
+    rig.put(1)
+    first = rig.begin()
+    taker, taken = rig.take_in_a_thread()
+    rig.put(2, 3)
+    rig.settle()
+    assert not taken
+    rig.put(4)
+    taker.join(10)
+    assert [slots(batch) for batch in taken] == [[2]]
+    rig.batcher.done(first)
+    rig.batcher.done(taken[0])
+    assert rig.take() == [3]
+    assert rig.take() == [4]
 
 
 def test_take_ends_when_closed(make_rig):

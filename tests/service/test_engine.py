@@ -11,20 +11,26 @@ import pytest
 from service.artifact import file_sha256
 from service.engine import Engine, EngineOptions
 from service.errors import EngineDownError, ServiceError
-from service.observer import Observer
+from service.observer import Observer, Run
 from service.segmenter import Segmenter
 from service.session import OnnxSession
 from service.ticket import Ticket
+from service.variants import open_session
 
 
 @pytest.fixture
 def start_engine(tiny, tmp_path):
     engines = []
 
-    def start(*, timeout_s: float = 60.0, **options) -> Engine:
+    def start(*, timeout_s: float = 60.0, opener=open_session, observer=None, max_batch: int = 8, **options) -> Engine:
         metadata = tiny.write_artifact(tmp_path, **options)
         engine = Engine(
-            metadata, tmp_path / "tiny" / "1", metadata.variants, EngineOptions(threads=1, timeout_s=timeout_s)
+            metadata,
+            tmp_path / "tiny" / "1",
+            metadata.variants,
+            EngineOptions(threads=1, timeout_s=timeout_s, max_batch=max_batch),
+            opener=opener,
+            observer=observer,
         )
         engine.start()
         engines.append(engine)
@@ -49,6 +55,30 @@ def request(side: int = 32) -> dict[str, np.ndarray]:
         "score_threshold": np.array([0.5], np.float32),
         "overlap_threshold": np.array([0.5], np.float32),
     }
+
+
+class Recorder(Observer):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.runs: list[Run] = []
+
+    def ran(self, run: Run) -> None:
+        self.runs.append(run)
+
+
+class PairedSession(OnnxSession):
+    """Two runs of a tenth of a second may be at once."""
+
+    def run(self, inputs):
+        time.sleep(0.1)
+        return super().run(inputs)
+
+
+def open_paired(folder, variant, *, threads=None):
+    session = PairedSession(folder / variant.file, threads=threads)
+    session.runs_at_once = 2
+    return session
 
 
 def run_forever(engine: Engine) -> None:
@@ -100,6 +130,23 @@ def test_threads_may_share_an_engine(start_engine):
 
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         assert all(pool.map(answers_are_right, (3, 5, 7, 9)))
+
+
+def test_the_time_of_two_runs_at_once_is_counted_once(start_engine):
+    recorder = Recorder()
+    engine = start_engine(opener=open_paired, observer=recorder, max_batch=1)
+    wait_until(lambda: engine.is_ready)
+    links = [engine.connect() for _ in range(4)]
+    began = time.monotonic()
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda link: [link.run(request()) for _ in range(5)], links))
+    took = time.monotonic() - began
+    wait_until(lambda: len(recorder.runs) == 20)
+    busy = sum(run.seconds for run in recorder.runs)
+    assert busy <= took < 2.0  # 20 runs of 0.1 s
+    assert busy > 0.9
+    wait_until(lambda: engine.seconds_per_canvas > 0)
+    assert engine.seconds_per_canvas < 0.07
 
 
 def test_killed_engine_fails_its_request_and_comes_back(start_engine):

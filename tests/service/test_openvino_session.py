@@ -1,6 +1,7 @@
-"""OpenVINO's session: threads that the scheduler may put anywhere."""
+"""OpenVINO's session: threads that the scheduler may put anywhere, and two small runs at once."""
 
 import os
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -35,3 +36,48 @@ def test_no_thread_is_bound_to_a_core_that_another_engine_may_have():
         while not run.done():
             seen |= affinities()
     assert seen == before
+
+
+def inputs_of(side: int, seed: int) -> dict[str, np.ndarray]:
+    image = np.random.default_rng(seed).integers(0, 256, (1, side, side, 3), np.uint8)
+    return {"image": image, "valid_size": np.array([(side, side)], np.int32)}
+
+
+def test_runs_at_once_give_what_runs_alone_give():
+    alone = OpenVinoSession(GRAPH, precision="fp32", threads=2)
+    paired = OpenVinoSession(GRAPH, precision="fp32", threads=2, paired_pixels=64 * 64)
+    assert (alone.runs_at_once, paired.runs_at_once) == (1, 2)
+    given = [inputs_of(side, seed) for seed, side in enumerate((64, 64, 128, 64, 128, 64, 64, 64))]
+    with ThreadPoolExecutor(paired.runs_at_once) as pool:
+        results = list(pool.map(paired.run, given))
+    for inputs, result in zip(given, results, strict=True):
+        for name, expected in alone.run(inputs).items():
+            np.testing.assert_array_equal(result[name], expected)
+
+
+def test_a_large_run_waits_for_the_whole_graph_and_a_small_one_does_not(monkeypatch):
+    session = OpenVinoSession(GRAPH, precision="fp32", threads=2, paired_pixels=64 * 64)
+    whole, is_running, may_end = session._whole, threading.Event(), threading.Event()
+    run = whole.run
+
+    def run_until_told(inputs):
+        is_running.set()
+        may_end.wait(30)
+        return run(inputs)
+
+    monkeypatch.setattr(whole, "run", run_until_told)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(session.run, inputs_of(64, 0))
+        assert is_running.wait(30)
+        session.run(inputs_of(64, 1))  # on half of the threads
+        second = pool.submit(session.run, inputs_of(128, 2))
+        session.run(inputs_of(64, 3))
+        assert not first.done()
+        assert not second.done()
+        may_end.set()
+        first.result(30)
+        second.result(30)
+
+
+def test_one_thread_is_not_divided():
+    assert OpenVinoSession(GRAPH, precision="fp32", threads=1, paired_pixels=64 * 64).runs_at_once == 1
