@@ -19,6 +19,7 @@ import orjson
 
 from benchmarks import harness, load
 from benchmarks.load import Figures, load_shots, print_figures, write_json
+from benchmarks.new_folder import new_folder
 from benchmarks.request import processor
 from benchmarks.servers.host import MAX_BATCH, Options, open_host
 from benchmarks.serving import SERVERS, Workload, make_workload, running, url_of
@@ -57,7 +58,7 @@ def measure_alone(started: float, workload: Workload, repeats: int) -> Iterator[
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, required=True, help="folder for images and logs; made here")
+    parser.add_argument("--work", type=new_folder, required=True, help="folder for images and logs; made here")
     parser.add_argument("--clients", type=int, nargs="+", default=[4, 16, 64])
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--repeats", type=int, default=15)

@@ -27,6 +27,7 @@ from pycocotools import mask as coco_mask
 
 from benchmarks import load, simulated
 from benchmarks.load import Figures, load_shots, print_figures, write_json
+from benchmarks.new_folder import new_folder
 from benchmarks.processes import cpu_seconds, descendants, named, pin
 from benchmarks.request import processor
 from benchmarks.servers.host import Host
@@ -133,7 +134,7 @@ def measure_rle(repeats: int) -> list[Figures]:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, required=True, help="folder for the model, images and logs; made here")
+    parser.add_argument("--work", type=new_folder, required=True, help="folder for model, images and logs; made here")
     parser.add_argument("--stride", type=int, default=4, choices=(1, 2, 4, 8), help="of the model's output")
     parser.add_argument("--clients", type=int, default=16)
     parser.add_argument("--seconds", type=float, default=10.0)

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.load import Figures, print_figures, write_json
+from benchmarks.new_folder import new_folder
 from benchmarks.queueing import capacity, model, simulate
 from benchmarks.request import processor
 from benchmarks.servers.host import MAX_BATCH
@@ -112,7 +113,7 @@ def figure(run_s: Sequence[float], host_ms: float, rows: Sequence[Figures]) -> s
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, required=True, help="folder for the model, images and logs; made here")
+    parser.add_argument("--work", type=new_folder, required=True, help="folder for model, images and logs; made here")
     parser.add_argument("--run-ms", type=float, default=50.0, help="of the accelerator, whatever the batch")
     parser.add_argument("--loads", type=float, nargs="+", default=[0.3, 0.6, 0.8], help="of 8 images a run")
     parser.add_argument("--seconds", type=float, default=60.0, help="of each load that count")

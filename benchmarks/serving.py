@@ -30,6 +30,7 @@ import orjson
 
 from benchmarks import load, simulated
 from benchmarks.load import Figures, digest, load_shots, print_figures, write_json
+from benchmarks.new_folder import new_folder
 from benchmarks.processes import cpu_seconds, descendants
 from benchmarks.request import ROOT, processor
 from benchmarks.servers.host import Options, open_host
@@ -237,7 +238,7 @@ def compare(
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, required=True, help="folder for models, images and logs; made here")
+    parser.add_argument("--work", type=new_folder, required=True, help="folder for models, images and logs; made here")
     parser.add_argument("--python", nargs="*", default=[], help="NAME=INTERPRETER of the other servers")
     parser.add_argument("--servers", nargs="+", default=list(SERVERS), choices=SERVERS)
     parser.add_argument("--engines", nargs="+", default=["5", "10", "20", "cpu"], help="milliseconds, or cpu")

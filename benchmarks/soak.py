@@ -30,6 +30,7 @@ import orjson
 from benchmarks import load
 from benchmarks.http_client import NO_ANSWER
 from benchmarks.load import Figures, load_shots, print_figures, write_json
+from benchmarks.new_folder import new_folder
 from benchmarks.processes import descendants, memory_mb
 from benchmarks.request import processor
 from benchmarks.serving import SERVERS, Workload, make_workload, running, url_of
@@ -114,7 +115,7 @@ def growth(samples: list[tuple[float, float, float]], settle_s: float, column: i
 def main() -> None:
     """Run and judge."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, required=True, help="folder for models, images, logs; made here")
+    parser.add_argument("--work", type=new_folder, required=True, help="folder for models, images, logs; made here")
     parser.add_argument("--engine", default="cpu", help="cpu, or milliseconds of a simulated device")
     parser.add_argument("--minutes", type=float, default=15.0)
     parser.add_argument("--clients", type=int, default=16)

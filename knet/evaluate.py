@@ -35,6 +35,7 @@ class Wishes:
 
     url: str | None = None  # of a running server whose answers are scored
     api_key: str | None = None
+    version: str | None = None  # of the server's model; None: the newest
     views: int = 1  # of each image: service/views.py
     variant: str | None = None  # name of the artifact's variant; None: the first that can be run here
     max_images: int | None = None  # no more than so many, evenly spaced
@@ -108,10 +109,12 @@ def local_segmenter(folder: Path, variant: str | None = None) -> Segmenter:
 @contextmanager
 def _open_predictor(model: str, wishes: Wishes) -> Iterator[Predictor]:
     if wishes.url is None:
+        if wishes.version is not None:
+            raise ValueError("--version is of a server's model; a folder is one version: NAME/VERSION")
         yield predictor_of(local_segmenter(Path(model), wishes.variant), views=wishes.views)
         return
     if wishes.variant is not None:
         raise ValueError("--variant is for an artifact's folder; a server runs its own")
     with KNetClient(wishes.url, api_key=wishes.api_key) as client:
         client.wait_ready(timeout=60.0)
-        yield served_predictor(client, model, views=wishes.views)
+        yield served_predictor(client, model, version=wishes.version, views=wishes.views)

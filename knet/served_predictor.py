@@ -12,9 +12,25 @@ from service.segments import SEMANTIC_SCORE, Segment, Segmentation
 from training.predictor import Predictor
 
 
-def served_predictor(client: KNetClient, model: str, *, views: int = 1) -> Predictor:
-    """The newest version of a server's model, asked for its own kind of answer; `views` as in `service.views`."""
-    about = ModelVersion.model_validate(client.model(model)["versions"][-1])
+def served_predictor(client: KNetClient, model: str, *, version: str | None = None, views: int = 1) -> Predictor:
+    """A server's model, asked for its own kind of answer.
+
+    Args:
+        client: of the server.
+        model: name of the model.
+        version: None: the newest.
+        views: as in `service.views`.
+
+    Raises:
+        KNetError: the server does not have the model.
+        ValueError: the model does not have that version.
+    """
+    versions = [ModelVersion.model_validate(entry) for entry in client.model(model)["versions"]]
+    found = [each for each in versions if version in (None, each.version)]
+    if not found:
+        there = ", ".join(each.version for each in versions)
+        raise ValueError(f"{model} has no version {version!r} on this server; legal: {there}")
+    about = found[-1]
     is_instance = about.kind == "instance"
     any_score = 0.0 if is_instance else None
     class_index = {category.id: index for index, category in enumerate(about.categories)}

@@ -7,7 +7,7 @@ import typer
 
 from knet.completion import complete_recipe, complete_variant
 from knet.explained import explained
-from knet.options import ApiKey, Description, Views
+from knet.options import ApiKey, Description, Version, Views
 
 TRAIN_EPILOG = """
 Examples:
@@ -51,7 +51,10 @@ Accelerator = Literal["auto", "cpu", "cuda"]
 
 def train(
     recipe: Annotated[str, typer.Argument(autocompletion=complete_recipe, help="One of the recipes above.")],
-    data: Annotated[Path, typer.Option(help="Folder of the data set; docs/data.md lists the formats.")],
+    data: Annotated[
+        Path,
+        typer.Option(exists=True, file_okay=False, help="Folder of the data set; docs/data.md lists the formats."),
+    ],
     out: Annotated[
         Path | None,
         typer.Option(file_okay=False, help="Folder of the run. One that was stopped or killed in it goes on."),
@@ -133,11 +136,15 @@ def train(
 
 def evaluate(
     model: Annotated[str, typer.Argument(help="Folder of a checkpoint or an artifact; with --url, a model's name.")],
-    data: Annotated[Path, typer.Option(help="Folder of annotated images; docs/data.md lists the formats.")],
+    data: Annotated[
+        Path,
+        typer.Option(exists=True, file_okay=False, help="Folder of annotated images; docs/data.md lists the formats."),
+    ],
     split: Annotated[Split, typer.Option(help="Which part of it; test where it has one.")] = "val",
     description: Description = None,
     url: Annotated[str | None, typer.Option(help="Score the answers of this server.")] = None,
     api_key: ApiKey = None,
+    version: Version = None,
     variant: Annotated[
         str | None,
         typer.Option(
@@ -168,6 +175,7 @@ def evaluate(
         wishes = Wishes(
             url=url,
             api_key=api_key,
+            version=version,
             views=views,
             variant=variant,
             max_images=max_images,

@@ -65,7 +65,8 @@ def test_commands_parse(page, tmp_path, monkeypatch):
     assert len(found) >= {"training.md": 8, "own_data.md": 4, "data.md": 4}.get(page, 0)
 
 
-def test_an_option_or_setting_that_is_not_there_is_noticed(tmp_path):
+def test_an_option_or_setting_that_is_not_there_is_noticed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(Exception, match="No such option: --speed"):
         parsed("knet train nuclei --data DATA --speed 3", tmp_path)
     context = parsed("knet train nuclei --data DATA --set model.kernels=3", tmp_path)

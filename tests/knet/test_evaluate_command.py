@@ -238,6 +238,23 @@ def test_an_unknown_model_of_a_server_is_told_with_what_there_is(invoke, server,
     assert "there is no model cats" in result.stderr
 
 
+def test_a_version_is_of_a_server(invoke, repository, server, panoptic_data):
+    named = invoke("tiny-panoptic", "--url", server, "--version", "1", "--data", panoptic_data)
+    assert named.exit_code == 0, named.output
+    unknown = invoke("tiny-panoptic", "--url", server, "--version", "7", "--data", panoptic_data)
+    assert unknown.exit_code == 1
+    assert "no version '7' on this server; legal: 1" in unknown.stderr
+    folder = invoke(repository / "tiny-panoptic" / "1", "--version", "1", "--data", panoptic_data)
+    assert folder.exit_code == 1
+    assert "--version is of a server's model" in folder.stderr
+
+
+def test_data_that_is_not_there_is_a_command_line_that_is_wrong(invoke, repository, tmp_path):
+    result = invoke(repository / "tiny-panoptic" / "1", "--data", tmp_path / "nowhere")
+    assert result.exit_code == 2
+    assert "nowhere" in result.stderr
+
+
 def test_scores_go_to_standard_output_and_nothing_else(invoke, repository, panoptic_data):
     result = invoke(repository / "tiny-panoptic" / "1", "--data", panoptic_data, "--json", "-")
     assert result.exit_code == 0, result.output
