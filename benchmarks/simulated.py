@@ -90,7 +90,6 @@ class SimulatedSession:
     """A `Session`; threads and processes may share the device."""
 
     runs_at_once = 2  # as on a GPU: one run waits on the device for the other
-    crowd = 0
 
     def __init__(self, folder: Path, metadata: ArtifactMetadata) -> None:
         device = json.loads((folder / _DEVICE).read_text())
@@ -107,6 +106,10 @@ class SimulatedSession:
         self._segment_id = np.where(slots < num_segments, slots + 1, 0).astype(np.int32)
         self._class_index = np.where(slots == 0, 1, 0).astype(np.int32)  # the first is the stuff
         self._score = (0.99 - 0.005 * slots).astype(np.float32)
+
+    def crowd(self, pixels: int) -> float:
+        """A second run may always wait on the device."""
+        return 0
 
     def run(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
         """Outputs for `image` (B, H, W, 3), once the device has come to them and its time is over."""

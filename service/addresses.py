@@ -52,7 +52,7 @@ class CheckedBackend(httpcore.AsyncNetworkBackend):
         """Resolve, check, connect."""
         try:
             found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        except OSError as error:
+        except (OSError, UnicodeError) as error:  # a UnicodeError: a label of the name is empty or too long
             raise httpcore.ConnectError(str(error)) from error
         addresses = [ipaddress.ip_address(str(entry[4][0]).partition("%")[0]) for entry in found]
         if not addresses or not all(self._permits(address) for address in addresses):

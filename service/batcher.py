@@ -4,6 +4,7 @@ One thread puts items, one fills the next batch, one or more take it: the canvas
 while the engine runs the last, so that the engine finds its inputs ready. It waits for nothing, unless a delay is set.
 """
 
+import math
 import threading
 import time
 from collections import deque
@@ -60,7 +61,7 @@ class Batcher:
         delay: seconds that an item may wait for others while its batch is not full.
         runs: batches that may run at once. While one does, the next is taken only once it is full: it could not begin
             sooner, and others may still join it.
-        crowd: items that must wait behind the next batch, too, before it is taken while one runs.
+        crowd: items that must wait behind a next batch of so many pixels, too, before it is taken while one runs.
     """
 
     def __init__(
@@ -71,7 +72,7 @@ class Batcher:
         is_abandoned: Callable[[Item], bool],
         delay: float = 0.0,
         runs: int = 1,
-        crowd: int = 0,
+        crowd: Callable[[int], float] = lambda pixels: 0,
     ) -> None:
         self._limit = limit
         self._drop = drop
@@ -152,7 +153,7 @@ class Batcher:
         """Whether the next batch may be taken; `is_due`: its first item has waited for others long enough."""
         if not self._running:
             return is_due or self._next.is_full
-        return self._next.is_full and len(self._waiting) >= self._crowd
+        return self._next.is_full and len(self._waiting) >= self._crowd(self._next.num_pixels)
 
     def _find(self) -> Item | None:
         """The longest waiting item that the next batch can take: any, while it is empty."""
@@ -179,6 +180,11 @@ class _Staging:
     def is_full(self) -> bool:
         """Whether it holds all that one batch may."""
         return len(self.items) >= self._limit
+
+    @property
+    def num_pixels(self) -> int:
+        """Of its canvases together."""
+        return sum(math.prod(item.canvas) for item in self.items)
 
     def add(self, item: Item, limit: int) -> None:
         """Copy an item's arrays behind the others; the first decides on the shape."""

@@ -72,6 +72,8 @@ async def _read_multipart(request: Request, max_images: int) -> Body:
             form = await parser.parse()
         except MultiPartException as error:
             raise MalformedRequestError(error.message) from error
+        except UnicodeError as error:
+            raise MalformedRequestError("the form's charset is not one of text") from error
     for name, part in form.multi_items():
         if name != "image" or not isinstance(part, UploadFile):
             raise MalformedRequestError(f"part `{name}` is not taken; send files, each in a part `image`")

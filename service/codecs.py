@@ -224,16 +224,16 @@ class _Seat:
 
     def _supervise(self) -> None:
         while not self._closing.is_set():
-            process = self._process = OwnProcess(self._name, serve, self._limits)
             try:
+                process = self._process = OwnProcess(self._name, serve, self._limits)
                 process.wait_loaded(self._wake_reader, _START_S)
                 self._introduce(self)
                 logger.info("%s is ready (pid %s)", self._name, process.pid)
                 self._hear(process)
-            except ServiceError as error:
+            except (ServiceError, OSError) as error:  # an OSError: no files, memory or processes are left
                 if not self._closing.is_set():  # which would be why
-                    logger.error("%s did not start: %s", self._name, error.detail)
-            self._clean_up(process)
+                    logger.error("%s did not start: %s", self._name, error)
+            self._clean_up()
             if not self._closing.is_set():
                 logger.error("%s ended; it is started anew", self._name)
                 self._closing.wait(_DELAY_S)
@@ -251,12 +251,13 @@ class _Seat:
                 with suppress(RuntimeError):  # its loop has ended
                     job.loop.call_soon_threadsafe(_settle, job.future, message, content)
 
-    def _clean_up(self, process: OwnProcess) -> None:
+    def _clean_up(self) -> None:
         with self._lock:
             self.is_ready = self.is_introduced = False
-            self._process = None
+            process, self._process = self._process, None
             jobs = list(self._jobs.values())
-        process.kill()
+        if process is not None:
+            process.kill()
         for job in jobs:
             with suppress(RuntimeError):
                 job.loop.call_soon_threadsafe(_fail, job.future, self._down())

@@ -151,15 +151,15 @@ class Engine:
             self.variant = candidates[0]
             try:
                 process = self._launch()
-            except ServiceError as error:
+            except (ServiceError, OSError) as error:  # an OSError: no files, memory or processes are left
                 self._clean_up()
                 if self._closing.is_set():  # which is why it was not loaded
                     return
-                if len(candidates) > 1:
+                if len(candidates) > 1 and isinstance(error, ServiceError):
                     logger.warning("engine %s: not with %s: %s", self.label, self.variant.name, error.detail)
                     candidates = candidates[1:]
                     continue
-                self.state = f"did not start: {error.detail}"
+                self.state = f"did not start: {error}"
                 candidates = list(self._variants)
             else:
                 delay = _FIRST_DELAY_S

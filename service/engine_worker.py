@@ -86,6 +86,7 @@ def prepare_process(name: str) -> None:
         Path("/proc/self/comm").write_text(name)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # so may SIGTERM; what runs shall be answered
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # and SIGHUP, by which the server loads models anew
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
@@ -103,6 +104,7 @@ class Port:
                 message = orjson.loads(self._connection.recv_bytes())
             except (EOFError, OSError):
                 self.is_open = False
+                self.slots.close()
                 return
             for entry in message["items"]:
                 arrays = self.slots.read(entry["arrays"])

@@ -21,6 +21,7 @@ from service.openapi import V2_ERRORS, V2_INFER_DOCS
 from service.pipeline import Payload
 from service.problems import problem
 from service.schemas import SegmentQuery
+from service.settings import Settings
 from service.wishes import read_wish
 
 router = APIRouter(prefix="/v2", tags=["open inference"])
@@ -171,9 +172,7 @@ async def _infer(name: str, version: str | None, request: Request, context: Cont
         result.content if isinstance(result, Payload) else orjson.dumps(problem(result, request.scope))
         for result in results
     ]
-    content, json_length = await context.pipeline.threads.run(
-        _write, inference, model, segments, context.settings.max_pixels
-    )
+    content, json_length = await context.pipeline.threads.run(_write, inference, model, segments, context.settings)
     headers = {} if json_length is None else {HEADER_LENGTH: str(json_length)}
     return Response(content, headers=headers, media_type=JSON if json_length is None else "application/octet-stream")
 
@@ -191,12 +190,13 @@ def _query(inference: Inference) -> SegmentQuery:
     return inference.query.model_copy(update={"format": "png"})
 
 
-def _write(inference: Inference, model: Model, segments: list[bytes], max_pixels: int) -> tuple[bytes, int | None]:
+def _write(inference: Inference, model: Model, segments: list[bytes], settings: Settings) -> tuple[bytes, int | None]:
     """Body of the answer, and the length of its JSON where binary data follow it."""
     id_map: NDArray[np.int32] | None = None
     if "id_map" in inference.outputs:
         answer = orjson.loads(segments[0])
-        picture = decode(base64.b64decode(answer.pop("png")), max_pixels=max_pixels)
+        png = base64.b64decode(answer.pop("png"))
+        picture = decode(png, max_pixels=settings.max_pixels, max_side=settings.max_side)
         id_map = picture.astype(np.int32) @ np.array([1, 256, 65536], np.int32)
         segments = [orjson.dumps(answer)]
     return write_answer(

@@ -34,8 +34,6 @@ class OpenVinoSession:
         ArtifactError: an unknown precision, or OpenVINO cannot load the graph.
     """
 
-    crowd = 2  # of fewer, each would wait longer for its answer
-
     def __init__(self, path: Path | str, *, precision: str, threads: int | None = None, paired_pixels: int = 0) -> None:
         if precision not in _HINTS:
             raise ArtifactError(f"OpenVINO has no precision {precision!r} here; legal: {', '.join(_HINTS)}")
@@ -54,6 +52,10 @@ class OpenVinoSession:
         """Run the graph once; `runs_at_once` threads may."""
         with self._compiled_for(math.prod(inputs["image"].shape[:3])) as compiled:
             return compiled.run(inputs)
+
+    def crowd(self, pixels: int) -> float:
+        """Two for a small run, as each of fewer would wait longer for its answer; a large one would wait in `run`."""
+        return 2 if pixels <= self._paired_pixels else math.inf
 
     @contextmanager
     def _compiled_for(self, pixels: int) -> Iterator["_Compiled"]:

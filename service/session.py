@@ -26,17 +26,17 @@ class LoadedSession(Session, Protocol):
     """A session that has the graph itself.
 
     `runs_at_once`: threads that may be in `run`; two on a device, where one copies while the other computes.
-    `crowd`: canvases that must wait before a second run is worth its while; 0 where it takes nothing from the first.
     """
 
     runs_at_once: int
-    crowd: int
+
+    def crowd(self, pixels: int) -> float:
+        """Canvases that must wait before a second run, of so many pixels, is worth its while; infinity: it never is."""
+        ...
 
 
 class OnnxSession:
     """ONNX Runtime in this process, on the CPU unless other providers come first; unknown inputs are left out."""
-
-    crowd = 0
 
     def __init__(
         self, path: Path | str, *, threads: int | None = None, providers: Sequence[Provider] = (CPU_PROVIDER,)
@@ -60,6 +60,10 @@ class OnnxSession:
         """Run the graph once."""
         outputs = self._session.run(self._output_names, {name: inputs[name] for name in self._input_names})
         return dict(zip(self._output_names, outputs, strict=True))
+
+    def crowd(self, pixels: int) -> float:
+        """A second run takes nothing from the first."""
+        return 0
 
 
 def available_cpus() -> int:

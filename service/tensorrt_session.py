@@ -62,7 +62,6 @@ class TensorRtSession:
     """
 
     runs_at_once = 1  # one execution context and its buffers
-    crowd = 0
 
     def __init__(self, path: Path | str) -> None:
         trt = importlib.import_module("tensorrt")
@@ -108,6 +107,10 @@ class TensorRtSession:
             outputs[name] = self._buffers[name].download(shape, self._dtypes[name], self._stream)
         call(cuda.cudaStreamSynchronize, self._stream)
         return {name: view.copy() for name, view in outputs.items()}  # the next run writes where the views look
+
+    def crowd(self, pixels: int) -> float:
+        """There is no second run."""
+        return math.inf
 
     def _prepare(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         """Set profile, input shapes and addresses for the next run."""

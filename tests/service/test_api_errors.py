@@ -151,6 +151,9 @@ def test_multipart_with_other_parts_is_malformed(http, posted):
     check_problem(http.post(ROUTE, content=posted, headers=broken), 400, "malformed-request", "")
     no_boundary = {"Content-Type": "multipart/form-data"}
     check_problem(http.post(ROUTE, content=posted, headers=no_boundary), 400, "malformed-request", "boundary")
+    part = b'--x\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\na\r\n--x--\r\n'
+    no_charset = {"Content-Type": "multipart/form-data; boundary=x; charset=undefined"}
+    check_problem(http.post(ROUTE, content=part, headers=no_charset), 400, "malformed-request", "charset")
 
 
 def test_too_many_images_are_refused(http, posted):

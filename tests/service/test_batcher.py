@@ -1,3 +1,4 @@
+import math
 import threading
 import time
 from collections.abc import Iterator
@@ -11,7 +12,9 @@ from service.batcher import Batch, Batcher, Item
 class Rig:
     """A batcher with its filling thread."""
 
-    def __init__(self, *, limit=lambda height, width: 4, delay: float = 0.0, runs: int = 1, crowd: int = 0) -> None:
+    def __init__(
+        self, *, limit=lambda height, width: 4, delay: float = 0.0, runs: int = 1, crowd=lambda pixels: 0
+    ) -> None:
         self.dropped: list[int] = []
         self.abandoned: set[int] = set()
         self.batcher = Batcher(
@@ -222,7 +225,7 @@ def test_what_waited_for_a_full_batch_goes_on_when_the_other_is_done(make_rig):
 
 
 def test_a_second_batch_runs_only_in_a_crowd_where_one_is_asked_for(make_rig):
-    rig = make_rig(limit=lambda height, width: 1, runs=2, crowd=2)
+    rig = make_rig(limit=lambda height, width: 1, runs=2, crowd=lambda pixels: 2)
     rig.put(1)
     first = rig.begin()
     taker, taken = rig.take_in_a_thread()
@@ -236,6 +239,19 @@ def test_a_second_batch_runs_only_in_a_crowd_where_one_is_asked_for(make_rig):
     rig.batcher.done(taken[0])
     assert rig.take() == [3]
     assert rig.take() == [4]
+
+
+def test_a_batch_too_large_to_run_beside_another_is_not_taken_while_one_runs(make_rig):
+    rig = make_rig(limit=lambda height, width: 1, runs=2, crowd=lambda pixels: 0 if pixels <= 8 * 8 else math.inf)
+    rig.put(1)
+    first = rig.begin()
+    taker, taken = rig.take_in_a_thread()
+    rig.put(2, 3, side=16)
+    rig.settle()
+    assert not taken
+    rig.batcher.done(first)
+    taker.join(10)
+    assert [slots(batch) for batch in taken] == [[2]]
 
 
 def test_take_ends_when_closed(make_rig):

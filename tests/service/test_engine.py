@@ -1,9 +1,11 @@
 import concurrent.futures
 import logging
 import os
+import resource
 import signal
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -170,6 +172,51 @@ def test_hung_engine_is_ended_and_comes_back(start_engine):
     with pytest.raises(EngineDownError, match="ended"):
         engine.connect().run_timed(request(), Ticket(30))
     wait_until(lambda: engine.is_ready and engine.pid != pid)
+    assert (engine.connect().run(request())["id_map"] == 7).all()
+
+
+def test_signals_that_reach_the_whole_group_do_not_end_the_process(start_engine):
+    engine = start_engine()
+    wait_until(lambda: engine.is_ready)
+    pid = engine.pid
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        os.kill(pid, number)
+    assert (engine.connect().run(request())["id_map"] == 7).all()
+    assert engine.pid == pid
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="open files are counted on Linux alone")
+def test_links_that_have_ended_leave_no_file_open_in_the_process(start_engine):
+    engine = start_engine()
+    wait_until(lambda: engine.is_ready)
+
+    def use_a_link() -> None:
+        link = engine.connect()
+        link.run(request())
+        link.close()
+
+    def num_files() -> int:
+        return len(list(Path(f"/proc/{engine.pid}/fd").iterdir()))
+
+    use_a_link()
+    before = num_files()
+    for _ in range(8):
+        use_a_link()
+    wait_until(lambda: num_files() <= before + 2, 5)  # the last one's may be open still
+
+
+def test_an_engine_comes_back_after_a_time_without_file_descriptors(start_engine):
+    engine = start_engine()
+    wait_until(lambda: engine.is_ready)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    os.kill(engine.pid, signal.SIGKILL)
+    wait_until(lambda: not engine.is_ready)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    try:
+        time.sleep(0.5)  # in which it is started anew
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    wait_until(lambda: engine.is_ready, 60)
     assert (engine.connect().run(request())["id_map"] == 7).all()
 
 

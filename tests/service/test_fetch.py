@@ -154,6 +154,11 @@ def test_bad_answers_are_told_without_their_words(web, path, error, words):
     assert ("/image", f"localhost:{web}") not in Handler.seen  # no redirect was followed
 
 
+@pytest.mark.parametrize("host", ["a" * 64 + ".example.org", "a..example.org"])
+def test_a_listed_name_that_no_host_can_have_is_not_reached(web, host):
+    assert isinstance(refusal(web, f"http://{host}/image"), FetchError)
+
+
 def test_content_is_never_unpacked(web):
     assert fetch(web, f"http://localhost:{web}/packed") == [b"\x1f\x8b packed"]
 

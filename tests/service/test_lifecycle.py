@@ -4,6 +4,7 @@ import logging
 import multiprocessing
 import os
 import re
+import resource
 import signal
 import socket
 import stat
@@ -87,6 +88,22 @@ def test_killed_codecs_give_503_and_come_back_linked(slow_repository, posted):
         assert {response.status_code for response in answers} <= {200, 503}
         wait_for(lambda: post(url, posted).status_code, lambda status: status == 200)
         assert metric(url, "knet_engine_restarts_total") == 0
+
+
+def test_a_codec_comes_back_after_a_time_without_file_descriptors(repository, posted):
+    others = set(multiprocessing.active_children())
+    with background(Settings(repository=repository, port=0, codec_processes=1)) as url:
+        wait_ready(url)
+        ours = set(multiprocessing.active_children()) - others
+        (codec,) = (child for child in ours if child.name.startswith("codec"))
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+        try:
+            os.kill(codec.pid, signal.SIGKILL)
+            time.sleep(0.5)  # in which it is started anew
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        wait_for(lambda: post(url, posted).status_code, lambda status: status == 200, 60)
 
 
 def test_health_answers_while_the_engine_works(slow_repository, posted):

@@ -17,6 +17,7 @@ from service.errors import RequestError
 from service.open_inference_wire import read_request
 from service.server import background
 from service.settings import Settings
+from tests.service.driving import wait_ready
 
 ROUTE, INFER = "/v1/models/tiny/segment", "/v2/models/tiny/infer"
 LENGTH = "Inference-Header-Content-Length"
@@ -122,6 +123,16 @@ def test_id_map_has_the_ids_of_the_segments(client, posted, scene, is_binary):
     assert "png" not in answer
     for segment, value in zip(answer["segments"], (7, 3, 12), strict=True):
         np.testing.assert_array_equal(id_map == segment["id"], scene[..., 0] == value)
+
+
+def test_id_map_may_be_as_long_as_the_settings_allow(repository, png):
+    with background(Settings(repository=repository, port=0, max_side=40_000)) as url:
+        wait_ready(url)
+        with triton.InferenceServerClient(url.removeprefix("http://"), network_timeout=120) as client:
+            image = png(np.full((1, 33_000, 3), 12, np.uint8))
+            result = client.infer("tiny", [tensor(image)], outputs=[triton.InferRequestedOutput("id_map")])
+    (id_map,) = result.as_numpy("id_map")
+    np.testing.assert_array_equal(id_map, np.ones((1, 33_000)))
 
 
 def test_images_in_json_are_base64(http, posted):
