@@ -210,6 +210,8 @@ class Settings(BaseSettings):
         for key in (*self.api_keys, *self.admin_keys):
             if len(key.get_secret_value()) < 16:
                 raise ValueError("each API key must have at least 16 characters")
+            if not key.get_secret_value().isascii():
+                raise ValueError("an API key must be ASCII, as it travels in a header")
         if self.max_body_bytes > self.max_buffered_bytes:
             raise ValueError(
                 f"max_body_bytes {self.max_body_bytes} must not exceed max_buffered_bytes {self.max_buffered_bytes}"

@@ -39,6 +39,11 @@ def test_short_keys_are_refused():
         Settings(api_keys=("short",))
 
 
+def test_keys_that_no_header_can_carry_are_refused():
+    with pytest.raises(ValidationError, match="must be ASCII"):
+        Settings(admin_keys=(f"{KEY} für alle",))
+
+
 def test_bundled_models_are_the_default():
     assert Settings().repository == BUNDLED_REPOSITORY
     assert BUNDLED_REPOSITORY.name == "repository"
