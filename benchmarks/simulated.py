@@ -81,7 +81,9 @@ def read_record(folder: Path) -> Record:
     return Record(runs=runs, images=images, seconds=seconds)
 
 
-def open_session(folder: Path, variant: Variant, *, threads: int | None = None) -> "SimulatedSession":
+def open_session(
+    folder: Path, variant: Variant, *, threads: int | None = None, paired_pixels: int = 0
+) -> "SimulatedSession":
     """The simulated device of an artifact that `write_artifact` has written."""
     return SimulatedSession(folder, artifact.load(folder))
 

@@ -5,6 +5,7 @@ the session lets two), one writes their outputs back, one listens to the server.
 arrays lie in the slots; nothing is pickled.
 """
 
+import math
 import os
 import signal
 import threading
@@ -27,6 +28,7 @@ from service import artifact
 from service.artifact import ArtifactMetadata, Variant
 from service.batcher import Batch, Batcher, Item
 from service.engine_link import LinkEnd, receive_end
+from service.geometry import canvas_sizes
 from service.gpu import visible_name
 from service.profiles import largest_batch
 from service.session import LoadedSession
@@ -34,11 +36,15 @@ from service.warm_up import warm_up
 
 Message = dict[str, Any]
 
+_PAIRED_SHARE = 0.25  # of the largest canvas
+
 
 class Opener(Protocol):
     """A function that loads a variant of the artifact in a folder; raises ServiceError if it cannot."""
 
-    def __call__(self, folder: Path, variant: Variant, *, threads: int | None = None) -> LoadedSession:
+    def __call__(
+        self, folder: Path, variant: Variant, *, threads: int | None = None, paired_pixels: int = 0
+    ) -> LoadedSession:
         """The loaded graph."""
         ...
 
@@ -56,6 +62,11 @@ class WorkerConfig:
     max_batch_pixels: int
     batch_delay_s: float
 
+    @property
+    def paired_pixels(self) -> int:
+        """Canvases of so many may run two at once: they are small beside what there must be memory for anyway."""
+        return int(max(map(math.prod, canvas_sizes(self.metadata.geometry))) * _PAIRED_SHARE)
+
     def limit(self, height: int, width: int) -> int:
         """The most canvases of (height, width) that run at once; one always may."""
         if self.variant.runtime == "tensorrt":
@@ -70,7 +81,7 @@ def serve(server: Connection, config: WorkerConfig, opener: Opener) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = visible_name(config.gpu)
     try:
         folder = Path(config.folder)
-        session = opener(folder, config.variant, threads=config.threads)
+        session = opener(folder, config.variant, threads=config.threads, paired_pixels=config.paired_pixels)
         artifact.verify_file(folder, config.variant)  # afterwards: what was loaded is what was checked
         warm_up(session, config.metadata, config.limit)
     except Exception as error:

@@ -2,14 +2,11 @@
 
 import importlib.util
 import logging
-import math
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 
-from service import artifact
 from service.artifact import ArtifactMetadata, Variant
 from service.errors import ArtifactError
-from service.geometry import canvas_sizes
 from service.gpu import count_gpus, is_installed
 from service.onnxruntime_providers import CUDA_PROVIDER, cuda_provider
 from service.openvino_session import OpenVinoSession
@@ -18,7 +15,7 @@ from service.tensorrt_session import TensorRtSession, find_obstacle
 
 logger = logging.getLogger("knet.variants")
 
-_PAIRED_SHARE = 0.25  # of OpenVINO's largest canvas: what a run may have that is one of two
+_RUNTIMES = ("onnxruntime", "openvino", "tensorrt")
 
 
 def choose_variant(metadata: ArtifactMetadata, name: str | None = None) -> Variant:
@@ -48,15 +45,25 @@ def runnable_variants(metadata: ArtifactMetadata, name: str | None = None) -> li
     return sorted(found, key=lambda variant: not uses_gpu(variant))
 
 
-def open_session(folder: Path, variant: Variant, *, threads: int | None = None) -> LoadedSession:
+def open_session(
+    folder: Path, variant: Variant, *, threads: int | None = None, paired_pixels: int = 0
+) -> LoadedSession:
     """Load a variant of the artifact in `folder`.
+
+    `threads` and `paired_pixels` are of a CPU, the latter of OpenVINO alone (see `OpenVinoSession`).
 
     Raises:
         ArtifactError: its runtime is unknown, or cannot load it.
     """
-    if variant.runtime not in _OPENERS:
-        raise ArtifactError(f"runtime {variant.runtime!r} is not known; legal: {', '.join(_OPENERS)}")
-    return _OPENERS[variant.runtime](folder / variant.file, variant, threads)
+    file = folder / variant.file
+    match variant.runtime:
+        case "onnxruntime":
+            return OnnxSession(file, threads=threads, providers=_providers(variant))
+        case "openvino":
+            return OpenVinoSession(file, precision=variant.precision, threads=threads, paired_pixels=paired_pixels)
+        case "tensorrt":
+            return TensorRtSession(file)
+    raise ArtifactError(f"runtime {variant.runtime!r} is not known; legal: {', '.join(_RUNTIMES)}")
 
 
 def uses_gpu(variant: Variant) -> bool:
@@ -76,34 +83,14 @@ def has_cuda() -> bool:
     return CUDA_PROVIDER in onnxruntime.get_available_providers()
 
 
-def _open_onnxruntime(path: Path, variant: Variant, threads: int | None) -> LoadedSession:
-    if uses_gpu(variant):
-        providers: list[Provider] = [cuda_provider(precision=variant.precision), CPU_PROVIDER]
-        return OnnxSession(path, threads=threads, providers=providers)
-    return OnnxSession(path, threads=threads)
-
-
-def _open_openvino(path: Path, variant: Variant, threads: int | None) -> LoadedSession:
-    # Small beside what there must be memory for anyway.
-    largest = max(map(math.prod, canvas_sizes(artifact.load(path.parent).geometry)))
-    paired_pixels = int(largest * _PAIRED_SHARE)
-    return OpenVinoSession(path, precision=variant.precision, threads=threads, paired_pixels=paired_pixels)
-
-
-def _open_tensorrt(path: Path, variant: Variant, threads: int | None) -> LoadedSession:
-    return TensorRtSession(path)
-
-
-_OPENERS: dict[str, Callable[[Path, Variant, int | None], LoadedSession]] = {
-    "onnxruntime": _open_onnxruntime,
-    "openvino": _open_openvino,
-    "tensorrt": _open_tensorrt,
-}
+def _providers(variant: Variant) -> Sequence[Provider]:
+    """ONNX Runtime's, the best first."""
+    return [cuda_provider(precision=variant.precision), CPU_PROVIDER] if uses_gpu(variant) else [CPU_PROVIDER]
 
 
 def _obstacle(variant: Variant) -> str | None:
     """Why a variant cannot run here; None: nothing is known to be in its way."""
-    if variant.runtime not in _OPENERS:
+    if variant.runtime not in _RUNTIMES:
         return f"runtime {variant.runtime!r} is not known"
     if importlib.util.find_spec(variant.runtime) is None:
         return f"{variant.runtime} is not installed"

@@ -77,7 +77,7 @@ class PairedSession(OnnxSession):
         return super().run(inputs)
 
 
-def open_paired(folder, variant, *, threads=None):
+def open_paired(folder, variant, *, threads=None, paired_pixels=0):
     session = PairedSession(folder / variant.file, threads=threads)
     session.runs_at_once = 2
     return session
