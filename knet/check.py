@@ -49,7 +49,8 @@ def check_data(data: Path, description: Path | None, out: Path, console: Console
     for note in dict.fromkeys(note for index in indices.values() for note in index.notes):
         console.print(f"Note: {note}", soft_wrap=True)
     _print_images({split: report.statistics for split, report in reports.items()}, console)
-    _print_categories({split: report.statistics for split, report in reports.items()}, console)
+    if all(index.categories == train.categories for index in indices.values()):
+        _print_categories({split: report.statistics for split, report in reports.items()}, console)
     _print_suggestions(reports["train"], console)
     for split in problems | warnings:
         _print_messages(f"Problems, {split}", problems.get(split, ()), "red", console)

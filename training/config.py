@@ -77,6 +77,7 @@ class TrainConfig:
             yield name, getattr(self, name) >= 0, "0 and above"
         for name in ("learning_rate", "clip_norm"):
             yield name, getattr(self, name) > 0, "above 0"
+        yield "seed", 0 <= self.seed < 2**31, "0 to 2147483647"
         yield "ema_decay", 0 <= self.ema_decay < 1, "0 up to, not including, 1"
         ordered = self.decay_at == tuple(sorted(set(self.decay_at)))
         yield "decay_at", ordered, "numbers of steps, each above the one before"

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from model.knet import KNet
 from training.activation_checkpointing import checkpoint_activations
+from training.checkpoints import METRICS
 from training.config import TrainConfig
 from training.cpu import tune_cpu
 from training.data.index import DataIndex
@@ -39,7 +40,7 @@ class Learner:
         console: told what was resumed, or from what weights the run starts.
 
     Raises:
-        ValueError: the state is damaged, or of another run.
+        ValueError: the state is damaged, of another run, or missing where there are scores of a run.
     """
 
     def __init__(self, config: TrainConfig, train: DataIndex, out: Path, fabric: Fabric, console: Console) -> None:
@@ -120,6 +121,11 @@ class Learner:
         for fault in faults:
             console.print(f"{fault}; an older state is taken", style="yellow", markup=False)
         if state is None:
+            if (self._out / METRICS).exists():
+                raise ValueError(
+                    f"{self._out} holds the checkpoints of a run, and no state to go on from: name another --out; with "
+                    f"--from {self._out} it starts from their weights"
+                )
             return None
         theirs, ours = json.loads(state["config"]), json.loads(self._config.to_json())
         if differing := _differing(ours, theirs):

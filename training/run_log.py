@@ -2,6 +2,8 @@
 
 import csv
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from torch.utils.tensorboard import SummaryWriter
@@ -22,9 +24,9 @@ class RunLog:
     """
 
     def __init__(self, folder: Path, step: int) -> None:
-        self._path = folder / LOG
+        self._path, self._board_path = folder / LOG, folder / TENSORBOARD
         _cut(self._path, step)
-        self._board = SummaryWriter(str(folder / TENSORBOARD), purge_step=step + 1)
+        self._board = SummaryWriter(str(self._board_path), purge_step=step + 1)
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """One row. Raises OSError where it cannot be written."""
@@ -36,20 +38,33 @@ class RunLog:
         writer.writerow(row)
         with self._path.open("a", newline="") as file:
             file.write(text.getvalue())
-        for name, value in values.items():
-            self._board.add_scalar(f"training/{name}", value, step)
+        with self._new_board_after_an_error():
+            for name, value in values.items():
+                self._board.add_scalar(f"training/{name}", value, step)
 
     def write_scores(self, step: int, scores: dict[str, float], page: Path) -> None:
-        """Scores of an evaluation and its page of predictions, for TensorBoard."""
-        for name, value in scores.items():
-            self._board.add_scalar(f"evaluation/{name}", value, step)
-        if page.exists():
-            self._board.add_image("predictions", decode(page.read_bytes()), step, dataformats="HWC")
-        self._board.flush()
+        """Scores of an evaluation and its page of predictions, for TensorBoard. Raises OSError likewise."""
+        with self._new_board_after_an_error():
+            for name, value in scores.items():
+                self._board.add_scalar(f"evaluation/{name}", value, step)
+            if page.exists():
+                self._board.add_image("predictions", decode(page.read_bytes()), step, dataformats="HWC")
+            self._board.flush()
 
     def close(self) -> None:
-        """Write what is not yet written."""
-        self._board.close()
+        """Write what is not yet written, as far as the disk has room: no reason for a run to fail at its end."""
+        with suppress(OSError):
+            self._board.close()
+
+    @contextmanager
+    def _new_board_after_an_error(self) -> Iterator[None]:
+        """TensorBoard's writer never writes again after an error, though the disk may have room again."""
+        try:
+            yield
+        except OSError:
+            self.close()
+            self._board = SummaryWriter(str(self._board_path))
+            raise
 
 
 def _cut(path: Path, step: int) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from model.config import KNetConfig
 from training.dataset import Target
 
-IGNORED = 255  # label of pixels that no semantic loss looks at
+IGNORED = -1  # label of pixels that no semantic loss looks at; no class index, however many there are
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,7 @@ def load_state(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
                 fault = str(error)
         faults.append(f"{path} is damaged ({fault})")
     if faults:
-        raise ValueError(f"{'; '.join(faults)}. Name another folder, or delete these files to start from the beginning")
+        raise ValueError(f"{'; '.join(faults)}. Name another --out: this run cannot go on")
     return None, faults
 
 

@@ -86,16 +86,19 @@ class Trainer:
             return self._run(batches, stop, progress, log)
 
     def _run(self, batches: Batches, stop: StopRequest, progress: RunProgress, log: RunLog | None) -> bool:
-        self._evaluate_if_due(stop, log)
+        # One that a kill cut off. The first process decides: the files may change before another one looks.
+        if self._has_evaluation(self.step) and self.fabric.broadcast(self.checkpoints.scored_step() != self.step):
+            self._save_and_evaluate(stop, log)
         while self.step < self.config.steps and not self._is_stopped(stop):
             values = self._train_step(batches)
             self.step += 1
             progress.advance(self.step)
             if values is not None:
                 self._log(values, progress, log)
-            if self.step % self.config.save_every == 0 and not self._has_evaluation(self.step):
+            if self._has_evaluation(self.step):
+                self._save_and_evaluate(stop, log)
+            elif self.step % self.config.save_every == 0:
                 self._save()
-            self._evaluate_if_due(stop, log)
         is_finished = self.step == self.config.steps
         if not is_finished and not self._save():
             raise OSError("stopped, and the last state could not be saved (see above); an earlier one may be there")
@@ -153,13 +156,8 @@ class Trainer:
         if log is not None:
             self._survive(lambda: log.write(self.step, values))
 
-    def _evaluate_if_due(self, stop: StopRequest, log: RunLog | None) -> None:
+    def _save_and_evaluate(self, stop: StopRequest, log: RunLog | None) -> None:
         """Save, and score the averaged network on the validation images, in the first process; the others wait."""
-        if not self._has_evaluation(self.step):
-            return
-        # The first process decides: the files may change before another one looks.
-        if not self.fabric.broadcast(self.checkpoints.scored_step() != self.step):
-            return
         is_saved = self._save()
         if self.fabric.is_global_zero:
             try:
@@ -192,10 +190,11 @@ class Trainer:
             name, value = scores.main
             best = ", the best so far" if is_best else ""
             self.console.print(f"step {self.step}: {name} {value:.3f}{best}; predictions: {page}")
-            if log is not None:
-                log.write_scores(self.step, scores.summary, page)
 
-        return self._survive(keep) and is_saved
+        is_saved &= self._survive(keep)
+        if log is not None:
+            self._survive(lambda: log.write_scores(self.step, scores.summary, page))
+        return is_saved
 
     def averaged(self) -> KNet:
         """The network with the exponential moving average of the weights; not a copy."""

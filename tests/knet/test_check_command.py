@@ -73,3 +73,20 @@ def test_description_elsewhere_names_the_classes(data, tmp_path):
     assert result.exit_code == 0
     assert "ground" in result.output
     assert "class 0" not in result.output
+
+
+def test_splits_with_other_categories_are_a_problem_that_is_told(data, tmp_path):
+    for split, names in (("train", ("soil", "weed")), ("val", ("soil",))):
+        folder = tmp_path / "coco" / split
+        folder.mkdir(parents=True)
+        (folder / "0.png").write_bytes((data / "images" / "0.png").read_bytes())
+        document = {
+            "categories": [{"id": number, "name": name} for number, name in enumerate(names)],
+            "images": [{"id": 1, "file_name": "0.png", "height": 40, "width": 60}],
+            "annotations": [{"id": 1, "image_id": 1, "category_id": 0, "segmentation": [[1, 1, 20, 1, 20, 20]]}],
+        }
+        (folder / "_annotations.coco.json").write_text(json.dumps(document))
+    result = run(tmp_path / "coco", tmp_path / "out")
+    assert result.exit_code == 1
+    assert "train and val have different categories" in result.output
+    assert (tmp_path / "out" / "check.json").exists()

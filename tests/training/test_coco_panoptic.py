@@ -180,3 +180,10 @@ def test_panopticapi_sample_is_read():
     index = read_coco_panoptic(folder / "panoptic_examples.json", folder / "input_images", folder / "panoptic_examples")
     assert len(index.records) == 2
     assert index.categories[0].colour == (220, 20, 60)
+
+
+def test_an_empty_id_map_is_named(data):
+    path = data / "annotations/panoptic_train2017/1.png"
+    path.write_bytes(b"")
+    with pytest.raises(ValueError, match=f"{path} is not an 8-bit RGB PNG"):
+        read(data).records[0].source.read(4, 6)

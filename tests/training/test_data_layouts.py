@@ -224,3 +224,23 @@ def test_peanut_fields_with_a_description_from_elsewhere(tmp_path):
     assert classes_of(train) == [(0, "background"), (1, "crop"), (2, "weed")]
     assert len(train.records) + len(val.records) == 300
     assert set(np.unique(class_map(train))) <= {0, 1, 2}
+
+
+def test_linked_folders_are_read_and_hidden_ones_are_not(tmp_path, files):
+    data, elsewhere = tmp_path / "data", tmp_path / "elsewhere"
+    pairs(files, data / "images" / "one", data / "labels" / "one", "ab", files.labels(0, 1))
+    pairs(files, elsewhere / "images", elsewhere / "labels", "cd", files.labels(0, 1))
+    for name in ("images", "labels"):
+        (data / name / "two").symlink_to(elsewhere / name)
+    files.save(data / "images" / ".ipynb_checkpoints" / "a-checkpoint.png", files.noise())
+    assert sorted(names_of(open_data(data, "train")) + names_of(open_data(data, "val"))) == ["a", "b", "c", "d"]
+
+
+def test_labels_whose_name_begins_with_that_of_another_image_are_missed(tmp_path, files):
+    pairs(files, tmp_path / "images", tmp_path / "labels", "123", files.labels(0, 1))
+    for name in ("1_other.png", "1.more.png"):
+        files.save(tmp_path / "labels" / name, files.labels(0, 1))
+    assert len(open_data(tmp_path, "train").records) == 2
+    files.save(tmp_path / "labels" / "10.png", files.labels(0, 1))
+    with pytest.raises(ValueError, match=r"10\.png has no image in"):
+        open_data(tmp_path, "train")

@@ -106,3 +106,13 @@ def test_a_signal_to_all_processes_of_a_run_leaves_it_the_time_to_save(discs, tm
     text = finish(process)
     step = load_state(tmp_path)[0]["step"]
     assert f"stopped at step {step} of 500" in text
+
+
+def test_a_disk_that_was_full_for_a_while_is_forgotten(discs, tmp_path):
+    process = start(discs, tmp_path, "steps=30", "evaluate_every=5")
+    wait_for(lambda: num_rows(tmp_path) >= 1, process)
+    before = resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (3000, resource.RLIM_INFINITY))
+    wait_for(lambda: num_rows(tmp_path) >= 7, process)
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, before)
+    assert "Training goes on" in finish(process)
+    assert load_state(tmp_path)[0]["step"] == 30

@@ -50,6 +50,11 @@ def test_void_and_padding_have_no_label(cases, semantic_config):
     assert (prepare_targets(cases.make_empty_target(), semantic_config).labels == IGNORED).all()
 
 
+def test_class_255_is_a_class_like_any_other(cases, semantic_config):
+    target = cases.make_target(classes=(0, 255), stuff=())
+    assert not (prepare_targets(target, semantic_config).labels[target.masks[1]] == IGNORED).any()
+
+
 def test_of_overlapping_segments_the_later_one_has_the_label(cases, semantic_config):
     target = cases.make_target(((0, 0, 32, 32), (16, 16, 48, 48)), (0, 1), stuff=())
     labels = prepare_targets(target, semantic_config).labels

@@ -38,7 +38,7 @@ def test_accuracy_is_of_labelled_pixels(criterion, semantic_config, cases):
     truth = [prepare_targets(cases.make_target(stuff=(2,)), semantic_config)]
     labels = truth[0].labels
     output = cases.make_output(semantic_config, 1)
-    perfect = torch.nn.functional.one_hot(labels.clamp(max=3), 4).permute(2, 0, 1)[None].double()
+    perfect = torch.nn.functional.one_hot(labels.clamp(0, 3), 4).permute(2, 0, 1)[None].double()
     output.mask_logits[-1].data = perfect
     assert criterion.class_accuracy(output, truth) == 1.0
     output.mask_logits[-1].data = 0 * perfect

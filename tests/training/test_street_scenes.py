@@ -194,3 +194,42 @@ def test_the_grouping_of_the_page_gives_the_eleven_classes(tmp_path, files):
 def _colours(category):
     colour = category["colour"]
     return colour if isinstance(colour[0], list) else [colour]
+
+
+def test_lists_that_leave_no_image_to_validate_with_have_the_training_images_divided(tmp_path, files):
+    write(files, tmp_path, "images", "labels", files.labels(0, 1, 2), ending="_P.png")
+    (tmp_path / "train.txt").write_text("\n".join((*NAMES["train"], *NAMES["val"])))
+    (tmp_path / "test.txt").write_text("\n".join(NAMES["test"]))
+    train, val, test = (open_data(tmp_path, split) for split in ("train", "val", "test"))
+    assert sorted(names_of(train) + names_of(val)) == sorted(NAMES["train"] + NAMES["val"])
+    assert len(val.records) == 1
+    assert names_of(test) == NAMES["test"]
+    assert "1 of 4 images are for validation" in val.notes[0]
+
+
+def test_numbers_joined_to_classes_keep_ids_that_differ(tmp_path, files):
+    write(files, tmp_path, "{}", "{}_labels", files.labels(9, 1, 2, 3))
+    joined = [{"name": "car", "value": [2, 3]}, {"name": "pedestrian", "value": 1}, {"name": "fence", "value": 9}]
+    joined.append({"name": "tree", "value": [8, 7]})
+    (tmp_path / "data.json").write_text(json.dumps({"categories": joined}))
+    assert [known.id for known in open_data(tmp_path, "train").categories] == [2, 1, 9, 7]
+    joined[3]["id"] = 9
+    (tmp_path / "data.json").write_text(json.dumps({"categories": joined}))
+    with pytest.raises(ValueError, match=r"with the same id: .*9 \(fence\), 9 \(tree\); give each its own 'id'"):
+        open_data(tmp_path, "train")
+
+
+@pytest.mark.parametrize("known_by", ["data.json", "codes.txt"])
+def test_many_listed_classes_are_no_objects_whatever_the_depth_of_the_labels(tmp_path, files, known_by):
+    write(files, tmp_path, "images/{}", "labels/{}", files.labels(0, 1, 2, dtype=np.uint16))
+    content = json.dumps({"categories": [{"name": name} for name in NAMED]}) if known_by == "data.json" else None
+    (tmp_path / known_by).write_text(content or "\n".join(NAMED))
+    index = open_data(tmp_path, "train")
+    assert index.kind == "semantic"
+    assert [known.name for known in index.categories] == NAMED
+
+
+def test_labels_of_nothing_but_void_are_refused(tmp_path, files):
+    write(files, tmp_path, "{}", "{}_labels", files.labels(255))
+    with pytest.raises(ValueError, match="nothing but void"):
+        open_data(tmp_path, "train")

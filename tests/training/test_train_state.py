@@ -57,7 +57,7 @@ def test_a_damaged_state_is_never_loaded(two, damaged):
     assert state["step"] == 1
     assert f"{two / STATE} is damaged" in fault
     damaged(two / PREVIOUS)
-    with pytest.raises(ValueError, match="Name another folder, or delete these files"):
+    with pytest.raises(ValueError, match="Name another --out"):
         load_state(two)
 
 

@@ -7,13 +7,13 @@ import pytest
 import torch
 
 import training.learner
-from model.checkpoint import load
+from model.checkpoint import WEIGHTS, load
 from training.checkpoints import METRICS
 from training.criterion import Criterion
 from training.loss_config import LossConfig
 from training.provenance import PROVENANCE
 from training.run_log import LOG
-from training.train_state import STATE, load_state
+from training.train_state import PREVIOUS, STATE, load_state
 from training.trainer import RUN, Trainer
 
 
@@ -225,3 +225,21 @@ def test_a_gradient_that_is_not_finite_stops_the_run_too(run_config, tiny_run, d
     with pytest.raises(FloatingPointError, match=r"the gradient is not finite at step 1.*images/train/"):
         trainer.run()
     assert weight.isfinite().all()
+
+
+def test_a_run_whose_newest_state_is_damaged_saves_what_it_does_again(run_config, train, tmp_path):
+    train(run_config, tmp_path)
+    (tmp_path / STATE).write_bytes((tmp_path / STATE).read_bytes()[:1000])
+    assert train(run_config, tmp_path).taken == [4, 5]
+    assert load_state(tmp_path)[1] == []
+    assert state_of(tmp_path)["step"] == 6
+
+
+def test_a_folder_of_scores_without_a_state_is_refused(run_config, train, tmp_path):
+    train(run_config, tmp_path)
+    weights = (tmp_path / WEIGHTS).read_bytes()
+    for name in (STATE, PREVIOUS):
+        (tmp_path / name).unlink()
+    with pytest.raises(ValueError, match=r"holds the checkpoints of a run, and no state.* another --out"):
+        train(dataclasses.replace(run_config, learning_rate=1e-4), tmp_path)
+    assert (tmp_path / WEIGHTS).read_bytes() == weights

@@ -20,6 +20,7 @@ from training.data.threads import num_threads
 
 # Names of classes that stand for "no class".
 VOID_NAMES = frozenset({"void", "unlabelled", "unlabeled", "ignore", "ignored"})
+CLASS_LISTS = ("class_dict.csv", "label_colors.txt", "codes.txt")
 MAX_CLASSES = 256  # of what is found by looking
 # Its four videos; no other street scenes have such names.
 _CAMVID_NAME = re.compile(r"(0001TP|0006R0|0016E5|Seq05VD)_")

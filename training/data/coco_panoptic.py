@@ -51,7 +51,8 @@ class PanopticSource:
 
 def read_id_map(path: Path) -> NDArray[np.int32]:
     """The ids (H, W) in a COCO panoptic PNG. Raises ValueError where it is not one."""
-    image = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_UNCHANGED)
+    content = np.frombuffer(path.read_bytes(), np.uint8)
+    image = cv2.imdecode(content, cv2.IMREAD_UNCHANGED) if content.size else None
     if image is None or image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise ValueError(f"{path} is not an 8-bit RGB PNG; in COCO panoptic the id is R + 256 G + 65536 B")
     blue, green, red = (image[..., channel].astype(np.int32) for channel in range(3))

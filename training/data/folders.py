@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from model.config import Category
-from training.data.class_names import Classes, has_colours_of, is_colour_coded, is_void, known_classes
+from training.data.class_names import CLASS_LISTS, Classes, has_colours_of, is_colour_coded, is_void, known_classes
 from training.data.colours import distinct_colour
 from training.data.description import Description, Folders, listed_names
 from training.data.index import DataIndex, Record, Source, Split
@@ -32,7 +32,8 @@ def read_folders(data: Path, split: Split, description: Description) -> DataInde
     chosen = pairs[split]
     everything = tuple(pair.label_path for pair in (*pairs["train"], *pairs["val"]))
     is_semantic = description.format == "semantic" or (
-        description.format is None and not looks_like_label_maps(everything[:NUM_LOOKED_AT])
+        description.format is None
+        and (_lists_classes(data, description) or not looks_like_label_maps(everything[:NUM_LOOKED_AT]))
     )
     if description.format is None and not is_colour_coded(everything[0]):
         notes.append(f"the labels look like {'classes' if is_semantic else 'instance label maps'}; " + SAY_FORMAT)
@@ -81,13 +82,14 @@ def _pairs(data: Path, description: Description) -> tuple[dict[Split, list[Pair]
         if some.list is None:  # what others list is theirs
             listed = {pair.image_path for other in folders if folders[other].list for pair in pairs[other]}
             pairs[split] = [pair for pair in pairs[split] if pair.image_path not in listed]
-    if whole is None:
+    # Lists that name every image leave none to validate with, where that has no list of its own.
+    if whole is None and (pairs["val"] or folders["val"].list is not None):
         return pairs, []
     names = [pair.name for pair in pairs["train"]]
     chosen = choose(names, "val", description.val_fraction)
     pairs["val"] = [pair for pair in pairs["train"] if pair.name in chosen]
     pairs["train"] = [pair for pair in pairs["train"] if pair.name not in chosen]
-    what = f"{whole.images} has no validation images beside it" if description.train else "no split is given"
+    what = f"{folders['train'].images} has no validation images beside it" if description.train else "no split is given"
     return pairs, [f"{what}: {len(chosen)} of {len(names)} images are for validation, by their names"]
 
 
@@ -96,6 +98,14 @@ def _of_folders(data: Path, folders: Folders) -> list[Pair]:
         if not (data / name).is_dir():
             raise ValueError(f"{data / name} is not a folder; correct the name in data.json, or make it")
     return pair_files(data / folders.images, data / folders.labels, names=listed_names(data, folders))
+
+
+def _lists_classes(data: Path, description: Description) -> bool:
+    """Whether more classes are listed than the objects and the background of label maps, and none is a thing."""
+    described = description.categories
+    if len(described) > 2 and all(category.is_thing is None for category in described):
+        return True
+    return any((data / name).is_file() for name in CLASS_LISTS)
 
 
 def looks_like_label_maps(label_paths: tuple[Path, ...]) -> bool:
@@ -159,7 +169,7 @@ def semantic_code(
             continue
         index = len(categories)
         class_of |= dict.fromkeys(codes, index)
-        own_id = codes[0] if len(codes) == 1 and not is_colour else index + description.reduce_zero_label
+        own_id = index + description.reduce_zero_label if is_colour else min(codes)
         categories.append(
             Category(
                 id=own_id if category.id is None else category.id,
@@ -168,6 +178,14 @@ def semantic_code(
                 colour=category.colour[0] if category.colour else distinct_colour(index),
             )
         )
+    if not categories:
+        raise ValueError(
+            f"the labels of {data} hold nothing but void, such as {label_paths[0]}: give the values or colours of the "
+            'classes as "categories" in data.json'
+        )
+    if len({category.id for category in categories}) < len(categories):
+        ids = ", ".join(f"{category.id} ({category.name})" for category in categories)
+        raise ValueError(f"categories with the same id: {ids}; give each its own 'id' in data.json, or none")
     void_names = ", ".join(category.name for category in classes.categories if is_void(category))
     parts = (classes.note, f"void, by its name: {void_names}" if void_names else "")
     return tuple(categories), ClassCode(is_colour=is_colour, class_of=class_of), "; ".join(filter(None, parts)) or None

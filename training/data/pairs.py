@@ -1,6 +1,7 @@
 """Images and their label images, found by name in two folders."""
 
-from collections.abc import Collection
+import os
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,8 +51,9 @@ def pair_files(image_dir: Path, label_dir: Path, *, names: Collection[str] | Non
             wanted = f"{key}.png, {key}_mask.png, {key}_label.png, ..."
             problems.add(f"{images[key]} has no labels in {label_dir} ({wanted}); add them or remove the image")
     for key, path in sorted(labels.items()):
-        # Beside the labels may be other pictures of the same image, as in Cityscapes.
-        if not any(key[:length] in images for length in range(len(key), 0, -1)):
+        # Beside the labels may be other pictures of the same image, as in Cityscapes. 10 is none of image 1.
+        starts = (key[:end] for end in range(len(key), 0, -1) if not key[end : end + 1].isalnum())
+        if not any(start in images for start in starts):
             problems.add(f"{path} has no image in {image_dir}; add the image or remove the labels")
     problems.raise_if_any()
     return [pair for pair in pairs if _key(pair.image_path, image_dir, IMAGE_ENDINGS) in chosen]
@@ -59,14 +61,21 @@ def pair_files(image_dir: Path, label_dir: Path, *, names: Collection[str] | Non
 
 def _by_key(folder: Path, suffixes: Collection[str], endings: tuple[str, ...], problems: Problems) -> dict[str, Path]:
     found: dict[str, Path] = {}
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() not in suffixes or path.name.startswith("."):
+    for path in sorted(_files_below(folder)):
+        if path.suffix.lower() not in suffixes:
             continue
         key = _key(path, folder, endings)
         if key in found:
             problems.add(f"{path} and {found[key].name} have the same name: rename or remove one")
         found[key] = path
     return found
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    """Those of linked folders too, and none that is hidden or in a hidden folder."""
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from (Path(parent, name) for name in names if not name.startswith("."))
 
 
 def _listed(names: Collection[str], images: dict[str, Path], problems: Problems) -> set[str]:
