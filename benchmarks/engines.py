@@ -68,7 +68,7 @@ MODELS = {
     for model in (
         Model(name="r50-512", canvas=(512, 512)),
         Model(name="r50-800x1216", canvas=(800, 1216)),
-        Model(name="nuclei", canvas=(512, 512), folder="nuclei/3"),
+        Model(name="nuclei", canvas=(512, 512), folder="nuclei/4"),
         Model(name="cropweed", canvas=(736, 960), folder="cropweed/2"),
     )
 }

@@ -49,7 +49,7 @@ def encode(answer: Segmentation) -> list[str]:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--artifact", type=Path, default=ROOT / "repository" / "nuclei" / "3", help="its folder")
+    parser.add_argument("--artifact", type=Path, default=ROOT / "repository" / "nuclei" / "4", help="its folder")
     parser.add_argument("--images", type=Path, default=ROOT / "examples", help="folder of PNG and JPEG files")
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--threads", type=int, default=available_cpus())

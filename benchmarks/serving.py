@@ -107,7 +107,7 @@ def make_workload(engine: str, work: Path, size: tuple[int, int] = (480, 640)) -
         return make_simulated(engine, work, seconds=float(engine) / 1000, size=size)
     images = work / engine / "images"
     simulated.write_crops(images, sorted((ROOT / "examples").glob("*.png")))
-    return _with_expected(engine, work, ROOT / "repository" / "nuclei" / "3", images, "service.variants")
+    return _with_expected(engine, work, ROOT / "repository" / "nuclei" / "4", images, "service.variants")
 
 
 def make_simulated(

@@ -22,9 +22,9 @@ knet export runs/coco --out repository/coco/1 --images photos --merge confident 
 BUNDLE_EPILOG = """
 Examples:
 
-knet bundle repository/nuclei/3 --target arm64
+knet bundle repository/nuclei/4 --target arm64
 
-knet bundle repository/nuclei/3 --target intel --variant openvino-int8 --out nuclei.tar.gz
+knet bundle repository/nuclei/4 --target intel --variant openvino-int8 --out nuclei.tar.gz
 
 knet bundle repository/cropweed/2 --target browser --onnxruntime-web node_modules/onnxruntime-web
 """

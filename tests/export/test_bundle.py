@@ -111,7 +111,7 @@ def test_runner_answers_as_the_server_does(tiny, tmp_path, options, size):
         assert picture.size == (size[1], size[0])
 
 
-@pytest.mark.parametrize(("name", "image"), [("nuclei/3", "small.png"), ("cropweed/2", "tissue.png")])
+@pytest.mark.parametrize(("name", "image"), [("nuclei/4", "small.png"), ("cropweed/2", "tissue.png")])
 def test_bundled_models_answer_as_in_the_server(tmp_path, name, image):
     archive = bundle(REPOSITORY / name, "intel", tmp_path / "b.tar.gz", variant="onnxruntime-fp32")
     root = unpack(archive, tmp_path / "unpacked")

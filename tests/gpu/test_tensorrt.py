@@ -29,7 +29,7 @@ from service.session import OnnxSession
 from service.variants import choose_variant, open_session
 
 ROOT = Path(__file__).parents[2]
-ARTIFACT = ROOT / "repository" / "nuclei" / "3"
+ARTIFACT = ROOT / "repository" / "nuclei" / "4"
 
 
 def lacking() -> str | None:
@@ -46,7 +46,7 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(lacking() is not None, reason=
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A copy of the artifact, to build into."""
-    return Path(shutil.copytree(ARTIFACT, tmp_path_factory.mktemp("repository") / "nuclei" / "3"))
+    return Path(shutil.copytree(ARTIFACT, tmp_path_factory.mktemp("repository") / "nuclei" / "4"))
 
 
 @pytest.fixture(scope="module")

@@ -180,7 +180,7 @@ def test_page_answers_as_the_server_does(ask, tiny, tmp_path, options):
 
 def test_nuclei_are_those_of_onnxruntime(ask):
     image = decode((ROOT / "examples" / "small.png").read_bytes())
-    folder = ROOT / "repository" / "nuclei" / "3"
+    folder = ROOT / "repository" / "nuclei" / "4"
     check(ask(folder, image), folder, image, differing=0.002)
 
 
