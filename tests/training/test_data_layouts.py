@@ -232,6 +232,7 @@ def test_linked_folders_are_read_and_hidden_ones_are_not(tmp_path, files):
     pairs(files, elsewhere / "images", elsewhere / "labels", "cd", files.labels(0, 1))
     for name in ("images", "labels"):
         (data / name / "two").symlink_to(elsewhere / name)
+        (data / name / "back").symlink_to(data / name)
     files.save(data / "images" / ".ipynb_checkpoints" / "a-checkpoint.png", files.noise())
     assert sorted(names_of(open_data(data, "train")) + names_of(open_data(data, "val"))) == ["a", "b", "c", "d"]
 

@@ -72,9 +72,14 @@ def _by_key(folder: Path, suffixes: Collection[str], endings: tuple[str, ...], p
 
 
 def _files_below(folder: Path) -> Iterator[Path]:
-    """Those of linked folders too, and none that is hidden or in a hidden folder."""
+    """Those of linked folders too, unless a link leads back; none that is hidden or in a hidden folder."""
     for parent, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+        above = Path(parent).resolve()
+        folders[:] = [
+            name
+            for name in folders
+            if not name.startswith(".") and not above.is_relative_to(Path(parent, name).resolve())
+        ]
         yield from (Path(parent, name) for name in names if not name.startswith("."))
 
 
