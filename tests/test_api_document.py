@@ -70,7 +70,9 @@ def test_python_runs(url, here, block):
 def test_every_route_has_an_example(url):
     paths = httpx.get(f"{url}/openapi.json").json()["paths"]
     examples = re.findall(r"http://127\.0\.0\.1:8000([^'? ]*)", "".join(SHELL))
-    shown = {re.sub(r"/nuclei", "/{name}", re.sub(r"/versions/[0-9]+", "/versions/{version}", path)) for path in examples}
+    shown = {
+        re.sub(r"/nuclei", "/{name}", re.sub(r"/versions/[0-9]+", "/versions/{version}", path)) for path in examples
+    }
     for path, operations in paths.items():
         assert path in shown, path
         for method in operations:

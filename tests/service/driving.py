@@ -1,6 +1,8 @@
 """What tests of a whole server do with one: ask it, and wait for what it says of itself."""
 
+import errno
 import time
+from types import ModuleType
 
 import httpx
 
@@ -30,3 +32,17 @@ def wait_for(ask, is_right, seconds: float = 20.0):
 def metric(url: str, name: str) -> float:
     lines = httpx.get(f"{url}/metrics", timeout=30).text.splitlines()
     return sum(float(line.rpartition(" ")[2]) for line in lines if line.partition("{")[0].partition(" ")[0] == name)
+
+
+def fail_once(monkeypatch, module: ModuleType) -> list[OSError]:
+    """Let a module's next process not start, as there are no file descriptors; gives the failure, once it was."""
+    made, failures = module.OwnProcess, []
+
+    def make(*arguments):
+        if not failures:
+            failures.append(OSError(errno.EMFILE, "Too many open files"))
+            raise failures[0]
+        return made(*arguments)
+
+    monkeypatch.setattr(module, "OwnProcess", make)
+    return failures

@@ -1,7 +1,6 @@
 import concurrent.futures
 import logging
 import os
-import resource
 import signal
 import threading
 import time
@@ -10,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from service import engine as engine_module
 from service.artifact import file_sha256
 from service.engine import Engine, EngineOptions
 from service.errors import EngineDownError, ServiceError
@@ -18,6 +18,7 @@ from service.segmenter import Segmenter
 from service.session import OnnxSession
 from service.ticket import Ticket
 from service.variants import open_session
+from tests.service.driving import fail_once
 
 
 @pytest.fixture
@@ -205,18 +206,12 @@ def test_links_that_have_ended_leave_no_file_open_in_the_process(start_engine):
     wait_until(lambda: num_files() <= before + 2, 5)  # the last one's may be open still
 
 
-def test_an_engine_comes_back_after_a_time_without_file_descriptors(start_engine):
+def test_an_engine_comes_back_after_a_time_without_file_descriptors(start_engine, monkeypatch):
     engine = start_engine()
     wait_until(lambda: engine.is_ready)
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    failures = fail_once(monkeypatch, engine_module)
     os.kill(engine.pid, signal.SIGKILL)
-    wait_until(lambda: not engine.is_ready)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
-    try:
-        time.sleep(0.5)  # in which it is started anew
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    wait_until(lambda: engine.is_ready, 60)
+    wait_until(lambda: failures and engine.is_ready, 60)
     assert (engine.connect().run(request())["id_map"] == 7).all()
 
 

@@ -4,7 +4,6 @@ import logging
 import multiprocessing
 import os
 import re
-import resource
 import signal
 import socket
 import stat
@@ -16,10 +15,11 @@ from pathlib import Path
 import httpx
 import pytest
 
+from service import codecs
 from service.errors import ServiceError
 from service.server import background
 from service.settings import Settings
-from tests.service.driving import ROUTE, metric, post, wait_for, wait_ready
+from tests.service.driving import ROUTE, fail_once, metric, post, wait_for, wait_ready
 
 
 def test_server_is_not_ready_until_its_engine_is(repository, posted):
@@ -90,20 +90,15 @@ def test_killed_codecs_give_503_and_come_back_linked(slow_repository, posted):
         assert metric(url, "knet_engine_restarts_total") == 0
 
 
-def test_a_codec_comes_back_after_a_time_without_file_descriptors(repository, posted):
+def test_a_codec_comes_back_after_a_time_without_file_descriptors(repository, posted, monkeypatch):
     others = set(multiprocessing.active_children())
     with background(Settings(repository=repository, port=0, codec_processes=1)) as url:
         wait_ready(url)
         ours = set(multiprocessing.active_children()) - others
         (codec,) = (child for child in ours if child.name.startswith("codec"))
-        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
-        try:
-            os.kill(codec.pid, signal.SIGKILL)
-            time.sleep(0.5)  # in which it is started anew
-        finally:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-        wait_for(lambda: post(url, posted).status_code, lambda status: status == 200, 60)
+        failures = fail_once(monkeypatch, codecs)
+        os.kill(codec.pid, signal.SIGKILL)
+        wait_for(lambda: post(url, posted).status_code, lambda status: bool(failures) and status == 200, 60)
 
 
 def test_health_answers_while_the_engine_works(slow_repository, posted):
