@@ -98,7 +98,9 @@ def test_a_codec_comes_back_after_a_time_without_file_descriptors(repository, po
         (codec,) = (child for child in ours if child.name.startswith("codec"))
         failures = fail_once(monkeypatch, codecs)
         os.kill(codec.pid, signal.SIGKILL)
-        wait_for(lambda: post(url, posted).status_code, lambda status: bool(failures) and status == 200, 60)
+        wait_for(lambda: len(failures), bool)
+        wait_for(lambda: post(url, posted).status_code, lambda status: status == 200, 60)
+        assert not codec.is_alive()
 
 
 def test_health_answers_while_the_engine_works(slow_repository, posted):

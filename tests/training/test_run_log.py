@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from service.pixels import png
-from training.run_log import TENSORBOARD, RunLog
+from training.run_log import LOG, TENSORBOARD, RunLog
 
 
 @contextlib.contextmanager
@@ -41,3 +41,5 @@ def test_a_log_that_cannot_be_ended_is_no_error(tmp_path):
             with contextlib.suppress(OSError):
                 log.write(step, {"total": 1.0})
         log.close()
+    assert all(file.stat().st_size <= 4096 for file in tmp_path.rglob("*") if file.is_file())
+    assert (tmp_path / LOG).read_text().startswith("step,total\n0,")
