@@ -66,8 +66,10 @@ class OpenVinoSession:
         try:
             if is_half:
                 half = self._halves.popleft() if self._halves else self._compile(self._threads // 2)
-                yield half
-                self._halves.append(half)
+                try:
+                    yield half
+                finally:
+                    self._halves.append(half)
             else:
                 with self._whole_is_free:
                     yield self._whole

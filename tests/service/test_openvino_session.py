@@ -79,5 +79,15 @@ def test_a_large_run_waits_for_the_whole_graph_and_a_small_one_does_not(monkeypa
         second.result(30)
 
 
+def test_a_half_whose_run_fails_is_used_again():
+    session = OpenVinoSession(GRAPH, precision="fp32", threads=2, paired_pixels=64 * 64)
+    session._num_running = 1  # as beside another run
+    session.run(inputs_of(64, 0))
+    (half,) = session._halves
+    with pytest.raises(RuntimeError):
+        session.run(inputs_of(64, 0) | {"image": np.zeros((1, 64, 64, 2), np.uint8)})
+    assert list(session._halves) == [half]
+
+
 def test_one_thread_is_not_divided():
     assert OpenVinoSession(GRAPH, precision="fp32", threads=1, paired_pixels=64 * 64).runs_at_once == 1
