@@ -5,6 +5,7 @@ import threading
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -78,8 +79,6 @@ class OpenVinoSession:
                 self._num_running -= 1
 
     def _compile(self, threads: int) -> "_Compiled":
-        import openvino  # type: ignore[import-untyped]  # here, as the HTTP process needs only the Protocol
-
         options = {
             "INFERENCE_PRECISION_HINT": _HINTS[self._precision],
             "PERFORMANCE_HINT": "LATENCY",
@@ -88,11 +87,23 @@ class OpenVinoSession:
             "ENABLE_CPU_PINNING": False,
         }
         try:
-            core = openvino.Core()
+            core = _core()
             graph = core.read_model(str(self._path))
             return _Compiled(graph, core.compile_model(graph, "CPU", options))
         except RuntimeError as error:
             raise ArtifactError(f"OpenVINO cannot load {self._path}: {error}") from error
+
+
+@cache
+def _core() -> Any:
+    """The one Core of this process, which it keeps.
+
+    A CPU plugin gives its signal stack to the thread that loads it, and unmaps it where the last of its graphs is
+    dropped: were that another thread, the next signal would end the process.
+    """
+    import openvino  # type: ignore[import-untyped]  # here, as the HTTP process needs only the Protocol
+
+    return openvino.Core()
 
 
 class _Compiled:

@@ -1,6 +1,8 @@
 """OpenVINO's session: threads that the scheduler may put anywhere, and two small runs at once."""
 
 import os
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -91,3 +93,19 @@ def test_a_half_whose_run_fails_is_used_again():
 
 def test_one_thread_is_not_divided():
     assert OpenVinoSession(GRAPH, precision="fp32", threads=1, paired_pixels=64 * 64).runs_at_once == 1
+
+
+def test_a_signal_after_a_session_was_dropped_in_another_thread_ends_no_process():
+    program = f"""
+import signal
+from concurrent.futures import ThreadPoolExecutor
+from service.openvino_session import OpenVinoSession
+
+signal.signal(signal.SIGUSR1, lambda *_: print("handled"))
+sessions = [OpenVinoSession({str(GRAPH)!r}, precision="fp32", threads=1)]
+with ThreadPoolExecutor(1) as pool:
+    pool.submit(sessions.clear).result()
+signal.raise_signal(signal.SIGUSR1)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "handled\n")
