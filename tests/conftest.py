@@ -1,6 +1,7 @@
 import importlib.util
 import os
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -23,6 +24,8 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
+    # A shell starts what runs in its background with Ctrl-C ignored; so would be what the tests start and interrupt.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     golden = config.getoption("--golden")
     if golden is not None and not golden.is_dir():
         raise pytest.UsageError(f"--golden {golden} is no folder")
