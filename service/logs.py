@@ -7,6 +7,7 @@ traceback's lines are indented), and has no control character. Keys, bodies and 
 import json
 import logging
 import os
+import select
 import sys
 import time
 from contextvars import ContextVar
@@ -18,6 +19,7 @@ model: ContextVar[str] = ContextVar("model", default="")  # its name and version
 
 # What a record may carry beside its message, given as `extra`: nothing else of a record is written.
 _FIELDS = ("request_id", "trace_id", "model", "method", "path", "status", "duration_ms", "key_name")
+_PATIENCE_MS = 100  # with a reader of the log that is slow
 
 
 def configure(level: str, form: Literal["text", "json"] | None = None) -> None:
@@ -43,11 +45,18 @@ def configure(level: str, form: Literal["text", "json"] | None = None) -> None:
 
 
 class _DescriptorHandler(logging.Handler):
-    """Writes each line at once and unbuffered; one that cannot be written is lost, and nobody waits or fails."""
+    """Writes each line at once and unbuffered; one that cannot be written is lost, and nobody fails.
+
+    Whoever reads a full pipe is waited for once. Until it reads again, lines are lost and nobody waits: a server whose
+    log is not read goes on.
+    """
 
     def __init__(self, descriptor: int) -> None:
         super().__init__()
         self._descriptor = descriptor
+        self._poll = select.poll()
+        self._poll.register(descriptor, select.POLLOUT)
+        self._is_stalled = False
         self._is_inside_line = False  # after a write that ended halfway, on a full disk
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -58,12 +67,17 @@ class _DescriptorHandler(logging.Handler):
         if self._is_inside_line:
             rest = b"\n" + rest
         try:
-            while rest:
-                written = os.write(self._descriptor, rest)
+            while rest and self._takes_a_piece():
+                written = os.write(self._descriptor, rest[: select.PIPE_BUF])
                 self._is_inside_line = written < len(rest)
                 rest = rest[written:]
         except OSError:
             pass
+
+    def _takes_a_piece(self) -> bool:
+        """Whether `PIPE_BUF` bytes can be written without waiting."""
+        self._is_stalled = not self._poll.poll(0 if self._is_stalled else _PATIENCE_MS)
+        return not self._is_stalled
 
 
 class _JsonFormatter(logging.Formatter):

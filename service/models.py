@@ -152,9 +152,12 @@ class Models:
 
         Returns:
             Labels of what was loaded or unloaded.
+
+        Raises:
+            LoadFailedError: no artifact is found there, as where a volume is gone; nothing is unloaded.
         """
         changed = []
-        stored = repository.list_versions(self._settings.repository)
+        stored = self._list_stored()
         for name, version in stored:
             label = f"{name}/{version}"
             try:
@@ -175,6 +178,16 @@ class Models:
                     if report is not None:
                         report(model.label, error)
         return changed
+
+    def _list_stored(self) -> list[tuple[str, str]]:
+        folder = self._settings.repository
+        try:
+            stored = repository.list_versions(folder)
+        except OSError as error:
+            raise LoadFailedError(f"{folder} cannot be read ({error.strerror}): all models stay") from error
+        if not stored:
+            raise LoadFailedError(f"there is no model in {folder}: all that are loaded stay")
+        return stored
 
     def _is_changed(self, name: str, version: str) -> bool:
         there = self._by_name.get(name, {}).get(version)

@@ -59,10 +59,16 @@ class Server(uvicorn.Server):
         """Ten times a second: whether it is time to leave."""
         if self._wants_reload:
             self._wants_reload = False
-            self._context.control.submit(self._context.models.reload)
+            self._context.control.submit(self._reload)
         if self._asked_at is not None and not self.should_exit:
             self.should_exit = self._is_drained(time.monotonic() - self._asked_at)
         return await super().on_tick(counter)
+
+    def _reload(self) -> None:
+        try:
+            self._context.models.reload()
+        except ServiceError as error:
+            logger.error("models were not reloaded: %s", error.detail)
 
     def _is_drained(self, seconds: float) -> bool:
         """Whether nothing is left to be answered, so many seconds after the signal."""

@@ -233,6 +233,32 @@ def test_a_line_after_a_broken_one_starts_anew(lines, monkeypatch):
     assert json.loads(read()[1])["message"] == "kept"
 
 
+_LOG_MORE_THAN_A_PIPE_HOLDS = """
+import logging
+from service import logs
+logs.configure("info")
+logger = logging.getLogger("knet.http")
+for number in range(2000):
+    logger.info("line %d %s", number, "x" * 200)
+print("alive", flush=True)
+input()
+logger.info("long " + "y" * 100_000)
+"""
+
+
+def test_a_log_that_nobody_reads_stops_nothing_and_goes_on_when_it_is_read():
+    command = [sys.executable, "-c", _LOG_MORE_THAN_A_PIPE_HOLDS]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, **pipes) as process:
+        assert process.stdout.readline() == b"alive\n"
+        first = os.read(process.stderr.fileno(), 1 << 20)
+        _, rest = process.communicate(b"\n", timeout=60)
+    told = [json.loads(line)["message"] for line in (first + rest).splitlines()]
+    assert told[-1] == "long " + "y" * 100_000
+    assert 100 < len(told) < 2000
+    assert all(message.startswith(f"line {number} ") for number, message in enumerate(told[:-1]))
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="/dev/full")
 def test_a_server_with_a_full_disk_for_its_logs_answers(repository, scene, png):
     with socket.create_server(("127.0.0.1", 0)) as free:

@@ -95,6 +95,23 @@ def test_a_reload_follows_the_repository(url, folder, tiny, segment):
     assert segment().json()["version"] == "2"
 
 
+@pytest.mark.parametrize("rest", ["nothing", "an empty folder"])
+def test_a_reload_while_the_repository_is_away_unloads_nothing(url, folder, tiny, segment, rest):
+    tiny.write_artifact(folder, version="2")
+    assert change(url, "reload").json()["changed"] == ["tiny/2"]
+    away = folder.rename(folder.with_name("away"))
+    if rest == "an empty folder":
+        folder.mkdir()
+    failed = change(url, "reload")
+    assert (failed.status_code, failed.json()["type"]) == (409, "urn:knet:problem:load-failed")
+    assert "all that are loaded stay" in failed.json()["detail"]
+    assert [segment(version).status_code for version in ("1", "2")] == [200, 200]
+    if rest == "an empty folder":
+        folder.rmdir()
+    away.rename(folder)
+    assert change(url, "reload").json() == {"changed": [], "problems": {}}
+
+
 @pytest.mark.parametrize("how", ["file", "graph", "metadata"])
 def test_a_failed_load_leaves_the_old_version_serving(url, folder, segment, how):
     before = segment().json()["segments"]
