@@ -71,6 +71,14 @@ def test_failed_conversion_leaves_no_result_and_does_not_hinder_the_next(data, t
         convert(data, tmp_path / "out")
 
 
+def test_images_whose_id_maps_would_have_one_name_are_told(tmp_path, files):
+    for name, ending in (("train/one/a", "png"), ("train/two/a", "bmp"), ("val/b", "png")):
+        files.save(tmp_path / "source" / "images" / f"{name}.{ending}", files.noise())
+        files.save(tmp_path / "source" / "labels" / f"{name}.png", files.labels(3, 255, 0))
+    with pytest.raises(ValueError, match=r"two/a\.bmp: another image has the same name or stem"):
+        convert(tmp_path / "source", tmp_path / "out")
+
+
 def test_semantic_labels_can_be_converted_too(tmp_path, files):
     for name in "ab":
         files.save(tmp_path / "source" / "images" / f"{name}.png", files.noise())

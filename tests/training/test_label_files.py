@@ -66,6 +66,10 @@ def test_files_that_are_no_labels_are_named(tmp_path, files):
     Image.fromarray(files.noise()).save(photo, format="JPEG")
     with pytest.raises(ValueError, match=r"photo\.png is not a readable PNG"):
         read_label_image(photo)
+    fine = tmp_path / "fine.png"
+    assert cv2.imwrite(str(fine), np.full((8, 10, 3), 300, np.uint16))
+    with pytest.raises(ValueError, match=r"fine\.png has 16 bits a colour; legal: 8, or numbers"):
+        read_label_image(fine)
     pages = [Image.fromarray(files.labels(value)) for value in (0, 1)]
     pages[0].save(tmp_path / "pages.tif", save_all=True, append_images=pages[1:])
     with pytest.raises(ValueError, match=r"pages\.tif has 2 pages; legal: one"):

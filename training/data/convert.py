@@ -46,8 +46,8 @@ def _write_split(folder: Path, name: str, index: DataIndex) -> None:
     for record in track(index.records, description=f"convert {name}"):
         annotation = record.source.read(record.height, record.width)
         image_name, map_name = record.image_path.name, f"{record.image_path.stem}.png"
-        if (image_folder / image_name).exists():
-            raise ValueError(f"{record.image_path}: another image has the same name; rename one of them")
+        if (map_folder / map_name).exists():
+            raise ValueError(f"{record.image_path}: another image has the same name or stem; rename one of them")
         entry = {"id": record.image_path.stem, "file_name": image_name, "width": record.width, "height": record.height}
         images.append(entry | ({"group": record.group} if record.group else {}))
         shutil.copyfile(record.image_path, image_folder / image_name)

@@ -7,7 +7,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 _LABEL_FORMATS = ("PNG", "TIFF", "BMP", "GIF")  # lossless; JPEG changes labels
-_GRAY_BITS = 24  # offset of the bit depth in a PNG file, followed by the colour type, 0 for gray
+_BIT_DEPTH = 24  # its offset in a PNG file; the colour type follows
+_GRAY = 0  # colour type
 
 
 def read_label_image(path: Path, *, palette_as_colours: bool = False) -> NDArray[np.integer]:
@@ -16,7 +17,7 @@ def read_label_image(path: Path, *, palette_as_colours: bool = False) -> NDArray
     Of a palette image the numbers are the indices, unless its colours are asked for. Transparency is dropped.
 
     Raises:
-        ValueError: not a label image, several pages, or samples that are no whole numbers; names the file.
+        ValueError: names the file: no label image, several pages, colours of 16 bits, samples that are not whole.
     """
     try:
         with Image.open(path, formats=_LABEL_FORMATS) as image:
@@ -57,6 +58,8 @@ def _as_stored(image: Image.Image, path: Path) -> NDArray[np.integer]:
         return np.asarray(image)
     if image.mode in ("PA", "LA"):
         return np.asarray(image)[..., 0]
+    if image.format == "PNG" and _bits_and_colour_type(path)[0] == 16:
+        raise ValueError(f"{path} has 16 bits a colour; legal: 8, or numbers (gray) of 8 or 16 bits")
     return np.asarray(image.convert("RGB"))
 
 
@@ -64,6 +67,12 @@ def _expansion(image: Image.Image, path: Path) -> int:
     """By what Pillow multiplies the samples of a gray PNG of 2 or 4 bits, so that they look right."""
     if image.format != "PNG":
         return 1
+    bits, colour_type = _bits_and_colour_type(path)
+    return 255 // ((1 << bits) - 1) if colour_type == _GRAY and bits < 8 else 1
+
+
+def _bits_and_colour_type(path: Path) -> tuple[int, int]:
+    """Of a PNG file, whose samples Pillow may have changed to 8 bits."""
     with path.open("rb") as file:
-        bits, colour_type = file.read(_GRAY_BITS + 2)[_GRAY_BITS:]
-    return 255 // ((1 << bits) - 1) if colour_type == 0 and bits < 8 else 1
+        bits, colour_type = file.read(_BIT_DEPTH + 2)[_BIT_DEPTH:]
+    return bits, colour_type
