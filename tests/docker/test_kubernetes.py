@@ -190,7 +190,7 @@ def test_kserves_container_is_of_the_schema_of_pods():
 def test_the_job_gives_each_machine_what_training_asks_for(tmp_path, monkeypatch):
     """The command is legal; numbers of machines and GPUs agree; the first pod has the name that the others ask for."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "coco").mkdir(parents=True)
     (tmp_path / "data" / "resnet50.pth").touch()
     manifests = written("training")
     job, service = of_kind(manifests, "Job"), of_kind(manifests, "Service")

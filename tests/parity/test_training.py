@@ -15,7 +15,7 @@ from training.dataset import Target
 from training.loss_config import LossConfig
 from training.matcher import cost_matrix
 from training.semantic_criterion import semantic_terms
-from training.targets import paint, prepare_targets
+from training.targets import IGNORED, paint, prepare_targets
 
 SIZE = 128
 # Ours -> theirs, at the kernel head and at a stage.
@@ -245,6 +245,7 @@ def test_a_semantic_step_is_the_official_one(golden, network, official_weights, 
 def semantic_step(network, batch: int, weights, targets) -> dict:
     config = network.config
     labels = torch.from_numpy(targets.seg_label(SIZE, SIZE, config.num_classes, batch))[:, 0]
+    labels = labels.masked_fill(labels == 255, IGNORED)  # which is void in the official code
     output = network(torch.from_numpy(weights.make_image(SIZE, SIZE, batch)).double())
     return semantic_terms(output, labels)
 
