@@ -38,10 +38,10 @@ class _Served:
 
 @dataclass(frozen=True, kw_only=True)
 class _Job:
-    """A request's image that a codec has."""
+    """A request's image that a codec has. An error is a result, too: nobody may wait for it any more."""
 
     loop: asyncio.AbstractEventLoop
-    future: "asyncio.Future[Answered]"
+    future: "asyncio.Future[Answered | ServiceError]"
 
 
 class Codecs:
@@ -202,9 +202,12 @@ class _Seat:
         try:
             with ticket.watched(lambda error: self._cancel(process, key)):
                 await loop.run_in_executor(self._sender, self._hand_over, process, message, data)
-                return await job.future
+                outcome = await job.future
         finally:
             self._jobs.pop(key, None)
+        if isinstance(outcome, ServiceError):
+            raise outcome
+        return outcome
 
     def _hand_over(self, process: OwnProcess, message: dict[str, Any], data: bytes) -> None:
         try:
@@ -249,7 +252,7 @@ class _Seat:
             job = self._jobs.get(message.pop("job"))
             if job is not None:
                 with suppress(RuntimeError):  # its loop has ended
-                    job.loop.call_soon_threadsafe(_settle, job.future, message, content)
+                    job.loop.call_soon_threadsafe(_settle, job.future, _outcome(message, content))
 
     def _clean_up(self) -> None:
         with self._lock:
@@ -260,7 +263,7 @@ class _Seat:
             process.kill()
         for job in jobs:
             with suppress(RuntimeError):
-                job.loop.call_soon_threadsafe(_fail, job.future, self._down())
+                job.loop.call_soon_threadsafe(_settle, job.future, self._down())
 
     def _kill(self) -> None:
         process = self._process
@@ -276,20 +279,17 @@ def _about(served: _Served) -> dict[str, Any]:
     return {"model": served.number, "threads": served.threads, "metadata": metadata}
 
 
-def _settle(future: "asyncio.Future[Answered]", message: dict[str, Any], content: bytes) -> None:
-    """Give an image's request what a process says of it."""
-    if future.done():
-        return
+def _outcome(message: dict[str, Any], content: bytes) -> Answered | ServiceError:
+    """What a process says of an image."""
     if "error" in message:
-        future.set_exception(error_of(message["error"], message["detail"]))
-    elif "crash" in message:
-        future.set_exception(ServiceError(message["crash"]))
-    else:
-        message["stages"] = tuple(tuple(stage) for stage in message["stages"])
-        message["image_size"] = tuple(message["image_size"])
-        future.set_result(Answered(content=content, **message))
+        return error_of(message["error"], message["detail"])
+    if "crash" in message:
+        return ServiceError(message["crash"])
+    message["stages"] = tuple(tuple(stage) for stage in message["stages"])
+    message["image_size"] = tuple(message["image_size"])
+    return Answered(content=content, **message)
 
 
-def _fail(future: "asyncio.Future[Answered]", error: ServiceError) -> None:
+def _settle(future: "asyncio.Future[Answered | ServiceError]", outcome: Answered | ServiceError) -> None:
     if not future.done():
-        future.set_exception(error)
+        future.set_result(outcome)

@@ -1,6 +1,7 @@
 """Requests that wait: for places, for the engine, no longer than they may, and together."""
 
 import concurrent.futures
+import gc
 import socket
 import time
 
@@ -67,6 +68,15 @@ def test_deadline_passes_at_its_time_and_the_work_is_left_out(slow_repository, p
         assert first.result().status_code == 200
         assert post(url, posted).status_code == 200
         assert metric(url, "knet_batch_size_sum") == 2  # of five requests, two were run
+
+
+def test_errors_that_come_after_the_deadline_are_no_errors_in_the_log(repository, posted, caplog):
+    with background(Settings(repository=repository, port=0)) as url:
+        wait_ready(url)
+        for _ in range(50):
+            assert httpx.post(url + ROUTE, content=posted, params={"timeout_ms": 1}).status_code in (200, 504)
+    gc.collect()
+    assert not [record for record in caplog.records if record.name == "asyncio"]
 
 
 def test_a_client_that_leaves_cancels_its_work(slow_repository, posted):
