@@ -145,7 +145,7 @@ def _url(listener: socket.socket) -> str:
 
 def _uvicorn_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
     context: Context = app.state.context
-    connections = Connections(limits_of(settings), lambda cause: context.metrics.refused(cause=cause))
+    connections = Connections(limits_of(settings), context.metrics.refused)
     return uvicorn.Config(
         app,
         http=protocol_class(connections),

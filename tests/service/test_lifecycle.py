@@ -58,6 +58,8 @@ def test_killed_engine_gives_503_and_the_server_recovers(slow_repository, posted
         assert {response.json()["type"] for response in failed} == {"urn:knet:problem:engine-down"}
         assert all(response.status_code == 503 and response.headers["retry-after"] for response in failed)
         assert httpx.get(f"{url}/healthz").status_code == 200
+        assert post(url, posted).json()["type"] == "urn:knet:problem:engine-down"  # before any work
+        assert metric(url, "knet_refusals_total") == 1
         wait_for(lambda: metric(url, "knet_engine_restarts_total"), lambda value: value == 1)
         wait_ready(url)
         assert post(url, posted).status_code == 200
