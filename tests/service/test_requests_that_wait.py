@@ -1,6 +1,7 @@
 """Requests that wait: for places, for the engine, no longer than they may, and together."""
 
 import concurrent.futures
+import contextlib
 import gc
 import socket
 import time
@@ -96,6 +97,29 @@ def test_a_client_that_leaves_cancels_its_work(slow_repository, posted):
             assert before.result().status_code == 200
         assert post(url, posted).status_code == 200
         assert metric(url, "knet_batch_size_sum") == 4  # and nothing for those that left
+
+
+def test_a_client_that_has_begun_its_next_request_keeps_its_place(slow_repository, posted):
+    settings = Settings(
+        repository=slow_repository, port=0, engine_threads=1, max_connections=4, head_timeout_s=0.3, max_batch=1
+    )
+    head = f"POST {ROUTE} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(posted)}\r\n\r\n".encode()
+    with background(settings) as url, contextlib.ExitStack() as stack:
+        wait_ready(url)
+        host, port = url.removeprefix("http://").split(":")
+
+        def connect() -> socket.socket:
+            return stack.enter_context(socket.create_connection((host, int(port)), timeout=60))
+
+        client = connect()
+        client.sendall((head + posted) * 2 + b"GET / HT")
+        time.sleep(0.1)  # until it has been read
+        for _ in range(10):
+            connect()
+        received = b""
+        while piece := client.recv(65536):
+            received += piece
+        assert received.count(b"HTTP/1.1 200") == 2
 
 
 def test_one_bad_image_in_a_batch_fails_alone(tiny, slow_repository, posted, scene, png):
