@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 
 from service import codecs
@@ -196,6 +197,29 @@ def test_a_client_that_never_ends_its_body_does_not_keep_the_server(serve):
         time.sleep(0.3)
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_sigterm_leaves_slow_readers_the_whole_time(serve, repository, png):
+    process, url = serve("--repository", str(repository))
+    wait_ready(url)
+    image = np.zeros((600, 600, 3), np.uint8)
+    image[..., 0] = np.random.default_rng(0).integers(2, 12, image.shape[:2])  # megabytes of polygons
+    data = png(image)
+    host, port = url.removeprefix("http://").split(":")
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect((host, int(port)))
+        head = f"POST {ROUTE}?format=polygon HTTP/1.1\r\nHost: x\r\nContent-Length: {len(data)}\r\n\r\n"
+        client.sendall(head.encode() + data)
+        received = client.recv(4096)  # the rest waits in the server
+        process.send_signal(signal.SIGTERM)
+        time.sleep(6.5)
+        while piece := client.recv(1_000_000):
+            received += piece
+    head, _, content = received.partition(b"\r\n\r\n")
+    assert re.search(rb"(?i)content-length: (\d+)", head)[1] == b"%d" % len(content)
+    assert process.wait(20) == 0
 
 
 def test_a_second_signal_ends_the_server_at_once(serve, posted):
