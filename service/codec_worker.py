@@ -104,7 +104,7 @@ class CodecWorker:
             case {"forget": model}:
                 known = self._models.pop(model, None)
                 if known is not None:
-                    known.threads.shutdown(wait=False, cancel_futures=True)
+                    known.threads.shutdown(wait=False)  # each image is answered, if only by an error
                     for link in known.links:
                         link.close()
 

@@ -4,6 +4,7 @@ import asyncio
 import atexit
 import itertools
 import logging
+import math
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +25,8 @@ logger = logging.getLogger("knet.codec")
 
 _START_S = 120.0
 _DELAY_S = 0.2
+_LOOK_S = 1.0
+_HUNG_S = 60.0  # after an image's deadline, which is looked at between steps: no step takes so long
 
 
 @dataclass(kw_only=True, eq=False)
@@ -47,7 +50,8 @@ class _Job:
 class Codecs:
     """`count` processes; each new image goes to the one that has fewest.
 
-    A process that ends fails its images (CodecDownError), and another is started and linked with all engines.
+    A process that ends fails its images (CodecDownError), and another is started and linked with all engines. One that
+    owes an answer for `_HUNG_S` after its deadline is ended.
     """
 
     def __init__(self, count: int, limits: CodecLimits) -> None:
@@ -69,6 +73,8 @@ class Codecs:
     def close(self) -> None:
         """End the processes."""
         for seat in self._seats:
+            seat.end()
+        for seat in self._seats:  # of which one may have waited for another
             seat.close()
 
     @property
@@ -134,6 +140,7 @@ class _Seat:
         self._limits = limits
         self._introduce = introduce
         self._jobs: dict[int, _Job] = {}
+        self._owed: dict[int, float] = {}  # deadlines of what the process has not answered, awaited or not
         self._job_numbers = itertools.count(1)
         self._lock = threading.Lock()
         self._closing = threading.Event()
@@ -145,7 +152,7 @@ class _Seat:
     @property
     def num_jobs(self) -> int:
         """Images that it has."""
-        return len(self._jobs)
+        return len(self._owed)
 
     def memory_bytes(self) -> int:
         """Resident memory of the process, 0 between two."""
@@ -157,10 +164,14 @@ class _Seat:
         atexit.register(self._kill)
         self._supervisor.start()
 
-    def close(self) -> None:
-        """End the process; waits until it is gone."""
+    def end(self) -> None:
+        """End the process, for good."""
         self._closing.set()
         self._kill()
+
+    def close(self) -> None:
+        """Wait until it is gone."""
+        self.end()
         self._wake_writer.send_bytes(b"close")
         self._supervisor.join()
         self._sender.shutdown()
@@ -192,6 +203,7 @@ class _Seat:
             if process is None or not self.is_ready:
                 raise self._down()
             self._jobs[key] = job
+            self._owed[key] = ticket.deadline
         message = {
             "job": key,
             "model": number,
@@ -242,23 +254,34 @@ class _Seat:
                 self._closing.wait(_DELAY_S)
 
     def _hear(self, process: OwnProcess) -> None:
-        """Hand answers on until the process ends."""
-        while (message := process.receive()) is not None:
+        """Hand answers on until the process ends, or has to be ended."""
+        while not self._is_hung():
+            if not process.connection.poll(_LOOK_S):
+                continue
+            if (message := process.receive()) is None:
+                return
             content: bytes | None = b""
             if "media_type" in message:
                 content = process.receive_bytes()
             if content is None:
                 return
-            job = self._jobs.get(message.pop("job"))
+            key = message.pop("job")
+            self._owed.pop(key, None)
+            job = self._jobs.get(key)
             if job is not None:
                 with suppress(RuntimeError):  # its loop has ended
                     job.loop.call_soon_threadsafe(_settle, job.future, _outcome(message, content))
+        logger.error("%s has not answered for %g s after a deadline", self._name, _HUNG_S)
+
+    def _is_hung(self) -> bool:
+        return min(self._owed.copy().values(), default=math.inf) + _HUNG_S < time.monotonic()
 
     def _clean_up(self) -> None:
         with self._lock:
             self.is_ready = self.is_introduced = False
             process, self._process = self._process, None
             jobs = list(self._jobs.values())
+            self._owed.clear()
         if process is not None:
             process.kill()
         for job in jobs:

@@ -93,6 +93,42 @@ def test_killed_codecs_give_503_and_come_back_linked(slow_repository, posted):
         assert metric(url, "knet_engine_restarts_total") == 0
 
 
+def test_a_codec_that_hangs_is_ended_and_holds_up_no_engine(repository, png, posted, monkeypatch):
+    monkeypatch.setattr(codecs, "_HUNG_S", 0.5)
+    large = png(np.random.default_rng(0).integers(0, 13, (500, 500, 3)).astype(np.uint8))  # more than a pipe holds
+    others = set(multiprocessing.active_children())
+    settings = Settings(repository=repository, port=0, codec_processes=2, request_timeout_s=2)
+    with background(settings) as url, concurrent.futures.ThreadPoolExecutor(6) as pool:
+        wait_ready(url)
+        ours = set(multiprocessing.active_children()) - others
+        hung = next(child for child in ours if child.name.startswith("codec"))
+        os.kill(hung.pid, signal.SIGSTOP)
+        answers = [pool.submit(post, url, large) for _ in range(6)]
+        time.sleep(0.5)
+        os.kill(next(child for child in ours if child.name == "engine tiny/10").pid, signal.SIGKILL)
+        assert {future.result().status_code for future in answers} & {503, 504}
+        wait_ready(url)
+        assert not hung.is_alive()
+        wait_for(lambda: post(url, posted).status_code, lambda status: status == 200)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_hung_codec_does_not_keep_a_server_that_stops(serve, repository, png):
+    process, url = serve("--repository", str(repository), "--request-timeout-s", "1")
+    wait_ready(url)
+    named = {child: Path(f"/proc/{child}/comm").read_text().strip() for child in children_of(process.pid)}
+    for child in [child for child, name in named.items() if name == "knet-codec"]:
+        os.kill(child, signal.SIGSTOP)
+    large = png(np.random.default_rng(0).integers(0, 13, (500, 500, 3)).astype(np.uint8))
+    assert post(url, large).status_code == 504
+    for child in [child for child, name in named.items() if name == "knet-engine"]:
+        os.kill(child, signal.SIGKILL)  # the new ones cannot be linked with
+    time.sleep(3)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 0
+    wait_gone(list(named))
+
+
 def test_a_codec_comes_back_after_a_time_without_file_descriptors(repository, posted, monkeypatch):
     others = set(multiprocessing.active_children())
     with background(Settings(repository=repository, port=0, codec_processes=1)) as url:
