@@ -1,4 +1,4 @@
-"""Content negotiation: the media type of an answer, by the request's `Accept` header (RFC 9110, 12.5.1)."""
+"""Content negotiation: the form of an answer, by the request's headers `Accept...` (RFC 9110, 12.5)."""
 
 from collections.abc import Sequence
 
@@ -24,8 +24,17 @@ def choose(accept: str, offers: Sequence[str]) -> str:
     return offers[qualities.index(best)]
 
 
+def takes(header: str, name: str) -> bool:
+    """Whether a list such as `Accept-Encoding` names something with a quality above 0.
+
+    >>> takes("br, gzip;q=0.5", "gzip"), takes("gzip;q=0", "gzip")
+    (True, False)
+    """
+    return any(quality > 0 for given, quality in map(_read, header.split(",")) if given == name)
+
+
 def _read(part: str) -> tuple[str, float]:
-    """Media range and quality of one part of the header; a quality that is no number is 0."""
+    """Media range, or other name, and quality of one part of a header; a quality that is no number is 0."""
     media_range, *parameters = (piece.strip().lower() for piece in part.split(";"))
     quality = 1.0
     for parameter in parameters:

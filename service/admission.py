@@ -6,9 +6,9 @@ from contextlib import contextmanager
 
 from starlette.types import Scope
 
-from service.errors import ClientLimitError, DrainingError, QueueFullError, UnavailableError
+from service.errors import ClientLimitError, DrainingError, EngineDownError, QueueFullError, UnavailableError
 from service.metrics import Metrics
-from service.model import Model
+from service.model import Model, check_ready
 from service.ticket import Ticket
 
 
@@ -46,6 +46,13 @@ class Admission:
             yield
         finally:
             self.num_requests -= 1
+
+    def check_ready(self, model: Model) -> None:
+        """Raise EngineDownError unless an engine of the model can answer a request."""
+        try:
+            check_ready(model)
+        except EngineDownError as error:
+            raise self._refuse(error) from None
 
     @contextmanager
     def images(self, count: int, client: str, model: Model, ticket: Ticket) -> Iterator[None]:

@@ -230,7 +230,7 @@ def load(folder: Path | str) -> ArtifactMetadata:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ArtifactError(f"cannot read {path}: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ArtifactError(f"{path} is not JSON: {error}") from error
     found = content.get("schema_version") if isinstance(content, dict) else None
     if isinstance(found, int) and found > SCHEMA_VERSION:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -27,6 +28,7 @@ class Held:
         if self.num_bytes > self._limit.max_bytes:
             raise self._limit.refusal()
         if self._limit.held_bytes > self._limit.max_held_bytes:
+            self._limit.refused(MemoryFullError.type)
             raise MemoryFullError("this server holds as many request bodies as it may; try again soon")
 
     def release(self) -> None:
@@ -36,12 +38,20 @@ class Held:
 
 
 class BodyLimit:
-    """Counts a body's bytes, whatever `Content-Length` claims, and ends the request at the limit."""
+    """Counts a body's bytes, whatever `Content-Length` claims, and ends the request at the limit.
 
-    def __init__(self, app: ASGIApp, *, max_bytes: int, max_held_bytes: int) -> None:
+    Args:
+        app: gets the requests.
+        max_bytes: of one request's body.
+        max_held_bytes: of the bodies of all requests.
+        refused: called with the cause when a request is refused because of the others.
+    """
+
+    def __init__(self, app: ASGIApp, *, max_bytes: int, max_held_bytes: int, refused: Callable[[str], None]) -> None:
         self.app = app
         self.max_bytes = max_bytes
         self.max_held_bytes = max_held_bytes
+        self.refused = refused
         self.held_bytes = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -4,6 +4,8 @@ A decoder that crashes takes this process along and nothing else, and the interp
 wait for each other.
 """
 
+import os
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -37,8 +39,21 @@ class _Known:
 def serve(server: Connection, limits: CodecLimits) -> None:
     """Entry point of the process: work until the server closes its pipe or ends."""
     prepare_process("knet-codec")
+    _quiet_libraries()
     keep_freed_memory()
     CodecWorker(server, Codec(limits)).run()
+
+
+def _quiet_libraries() -> None:
+    """Nowhere for libraries in C to print to, which have a line for each fault of an image; Python goes on as before.
+
+    The lines of one file may be thousands, are no records of the log, and would wait for whoever should read them.
+    """
+    with suppress(OSError):  # there is no standard error
+        sys.stderr = os.fdopen(os.dup(2), "w", buffering=1, errors="backslashreplace")
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 2)
+        os.close(nowhere)
 
 
 class CodecWorker:
@@ -89,7 +104,7 @@ class CodecWorker:
             case {"forget": model}:
                 known = self._models.pop(model, None)
                 if known is not None:
-                    known.threads.shutdown(wait=False, cancel_futures=True)
+                    known.threads.shutdown(wait=False)  # each image is answered, if only by an error
                     for link in known.links:
                         link.close()
 

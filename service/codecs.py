@@ -4,6 +4,7 @@ import asyncio
 import atexit
 import itertools
 import logging
+import math
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +25,8 @@ logger = logging.getLogger("knet.codec")
 
 _START_S = 120.0
 _DELAY_S = 0.2
+_LOOK_S = 1.0
+_HUNG_S = 60.0  # after an image's deadline, which is looked at between steps: no step takes so long
 
 
 @dataclass(kw_only=True, eq=False)
@@ -38,16 +41,17 @@ class _Served:
 
 @dataclass(frozen=True, kw_only=True)
 class _Job:
-    """A request's image that a codec has."""
+    """A request's image that a codec has. An error is a result, too: nobody may wait for it any more."""
 
     loop: asyncio.AbstractEventLoop
-    future: "asyncio.Future[Answered]"
+    future: "asyncio.Future[Answered | ServiceError]"
 
 
 class Codecs:
     """`count` processes; each new image goes to the one that has fewest.
 
-    A process that ends fails its images (CodecDownError), and another is started and linked with all engines.
+    A process that ends fails its images (CodecDownError), and another is started and linked with all engines. One that
+    owes an answer for `_HUNG_S` after its deadline is ended.
     """
 
     def __init__(self, count: int, limits: CodecLimits) -> None:
@@ -69,6 +73,8 @@ class Codecs:
     def close(self) -> None:
         """End the processes."""
         for seat in self._seats:
+            seat.end()
+        for seat in self._seats:  # of which one may have waited for another
             seat.close()
 
     @property
@@ -134,6 +140,7 @@ class _Seat:
         self._limits = limits
         self._introduce = introduce
         self._jobs: dict[int, _Job] = {}
+        self._owed: dict[int, float] = {}  # deadlines of what the process has not answered, awaited or not
         self._job_numbers = itertools.count(1)
         self._lock = threading.Lock()
         self._closing = threading.Event()
@@ -145,7 +152,7 @@ class _Seat:
     @property
     def num_jobs(self) -> int:
         """Images that it has."""
-        return len(self._jobs)
+        return len(self._owed)
 
     def memory_bytes(self) -> int:
         """Resident memory of the process, 0 between two."""
@@ -157,10 +164,14 @@ class _Seat:
         atexit.register(self._kill)
         self._supervisor.start()
 
-    def close(self) -> None:
-        """End the process; waits until it is gone."""
+    def end(self) -> None:
+        """End the process, for good."""
         self._closing.set()
         self._kill()
+
+    def close(self) -> None:
+        """Wait until it is gone."""
+        self.end()
         self._wake_writer.send_bytes(b"close")
         self._supervisor.join()
         self._sender.shutdown()
@@ -192,6 +203,7 @@ class _Seat:
             if process is None or not self.is_ready:
                 raise self._down()
             self._jobs[key] = job
+            self._owed[key] = ticket.deadline
         message = {
             "job": key,
             "model": number,
@@ -202,9 +214,12 @@ class _Seat:
         try:
             with ticket.watched(lambda error: self._cancel(process, key)):
                 await loop.run_in_executor(self._sender, self._hand_over, process, message, data)
-                return await job.future
+                outcome = await job.future
         finally:
             self._jobs.pop(key, None)
+        if isinstance(outcome, ServiceError):
+            raise outcome
+        return outcome
 
     def _hand_over(self, process: OwnProcess, message: dict[str, Any], data: bytes) -> None:
         try:
@@ -239,28 +254,39 @@ class _Seat:
                 self._closing.wait(_DELAY_S)
 
     def _hear(self, process: OwnProcess) -> None:
-        """Hand answers on until the process ends."""
-        while (message := process.receive()) is not None:
+        """Hand answers on until the process ends, or has to be ended."""
+        while not self._is_hung():
+            if not process.connection.poll(_LOOK_S):
+                continue
+            if (message := process.receive()) is None:
+                return
             content: bytes | None = b""
             if "media_type" in message:
                 content = process.receive_bytes()
             if content is None:
                 return
-            job = self._jobs.get(message.pop("job"))
+            key = message.pop("job")
+            self._owed.pop(key, None)
+            job = self._jobs.get(key)
             if job is not None:
                 with suppress(RuntimeError):  # its loop has ended
-                    job.loop.call_soon_threadsafe(_settle, job.future, message, content)
+                    job.loop.call_soon_threadsafe(_settle, job.future, _outcome(message, content))
+        logger.error("%s has not answered for %g s after a deadline", self._name, _HUNG_S)
+
+    def _is_hung(self) -> bool:
+        return min(self._owed.copy().values(), default=math.inf) + _HUNG_S < time.monotonic()
 
     def _clean_up(self) -> None:
         with self._lock:
             self.is_ready = self.is_introduced = False
             process, self._process = self._process, None
             jobs = list(self._jobs.values())
+            self._owed.clear()
         if process is not None:
             process.kill()
         for job in jobs:
             with suppress(RuntimeError):
-                job.loop.call_soon_threadsafe(_fail, job.future, self._down())
+                job.loop.call_soon_threadsafe(_settle, job.future, self._down())
 
     def _kill(self) -> None:
         process = self._process
@@ -276,20 +302,17 @@ def _about(served: _Served) -> dict[str, Any]:
     return {"model": served.number, "threads": served.threads, "metadata": metadata}
 
 
-def _settle(future: "asyncio.Future[Answered]", message: dict[str, Any], content: bytes) -> None:
-    """Give an image's request what a process says of it."""
-    if future.done():
-        return
+def _outcome(message: dict[str, Any], content: bytes) -> Answered | ServiceError:
+    """What a process says of an image."""
     if "error" in message:
-        future.set_exception(error_of(message["error"], message["detail"]))
-    elif "crash" in message:
-        future.set_exception(ServiceError(message["crash"]))
-    else:
-        message["stages"] = tuple(tuple(stage) for stage in message["stages"])
-        message["image_size"] = tuple(message["image_size"])
-        future.set_result(Answered(content=content, **message))
+        return error_of(message["error"], message["detail"])
+    if "crash" in message:
+        return ServiceError(message["crash"])
+    message["stages"] = tuple(tuple(stage) for stage in message["stages"])
+    message["image_size"] = tuple(message["image_size"])
+    return Answered(content=content, **message)
 
 
-def _fail(future: "asyncio.Future[Answered]", error: ServiceError) -> None:
+def _settle(future: "asyncio.Future[Answered | ServiceError]", outcome: Answered | ServiceError) -> None:
     if not future.done():
-        future.set_exception(error)
+        future.set_result(outcome)

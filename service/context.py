@@ -53,8 +53,8 @@ class Context:
 
     def close(self) -> None:
         """End everything that was started."""
+        self.codecs.close()  # first, as a model that comes or goes tells them
         self.models.close()
-        self.codecs.close()
         self.control.close()
         self.pipeline.close()
 

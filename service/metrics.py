@@ -109,7 +109,7 @@ class Metrics:
         self._batches.labels(label).observe(size)
         self._busy.labels(label).inc(seconds)
 
-    def refused(self, *, cause: str) -> None:
+    def refused(self, cause: str) -> None:
         """A request was refused; `cause` is the problem's type."""
         self._refusals.labels(cause).inc()
 

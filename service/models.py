@@ -120,13 +120,8 @@ class Models:
             NotFoundError: the repository has none.
             LoadFailedError: it is damaged, or its engine does not start; what was there goes on serving.
         """
-        with self._changing:
-            try:
-                return self._load(repository.read(self._settings.repository, name, version))
-            except RequestError:
-                raise
-            except ServiceError as error:
-                raise LoadFailedError(error.detail) from error
+        with self._changing, _reason_told():
+            return self._load(repository.read(self._settings.repository, name, version))
 
     def unload(self, name: str, version: str) -> None:
         """Forget a version once its requests are answered; blocks.
@@ -191,7 +186,8 @@ class Models:
 
     def _is_changed(self, name: str, version: str) -> bool:
         there = self._by_name.get(name, {}).get(version)
-        return there is None or there.digest != repository.read(self._settings.repository, name, version).digest
+        with _reason_told():
+            return there is None or there.digest != repository.read(self._settings.repository, name, version).digest
 
     def _load(self, stored: StoredArtifact) -> Model:
         fresh = self._make(stored)
@@ -221,3 +217,14 @@ class Models:
         if name not in self._by_name:
             raise NotFoundError(f"there is no model {name}; there is {', '.join(self._by_name)}")
         return self._by_name[name]
+
+
+@contextmanager
+def _reason_told() -> Iterator[None]:
+    """What is wrong with an artifact is the business of whoever asks for it to be loaded."""
+    try:
+        yield
+    except RequestError:
+        raise
+    except ServiceError as error:
+        raise LoadFailedError(error.detail) from error

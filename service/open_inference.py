@@ -150,7 +150,7 @@ def _readiness(model: Model) -> ModelReady:
 
 
 async def _infer(name: str, version: str | None, request: Request, context: Context) -> Response:
-    check_ready(context.models.find(name, version))
+    context.admission.check_ready(context.models.find(name, version))
     encoding = request.headers.get("content-encoding", "identity")
     if encoding != "identity":
         raise UnsupportedBodyError(f"Content-Encoding {encoding[:40]} is not taken; send the body as it is")

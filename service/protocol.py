@@ -51,6 +51,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._head_bytes = 0  # that came in pieces
         self._parsed_head_bytes = 0
         self._body_until: float | None = None  # None: no body is awaited
+        self._refusal: tuple[int, str, str] | None = None  # that waits for the answers before it
         self._linger_until: float | None = None  # None: neither refused nor done with
         self._is_last = False  # the client wants no further request
         self._unsent = 0  # bytes of an answer that the client has not taken, when it was last looked
@@ -67,7 +68,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Feed the parser; what it or a limit rejects is answered here."""
-        if self._linger_until is not None or self.transport.is_closing():
+        if self._refusal is not None or self._linger_until is not None or self.transport.is_closing():
             return
         self._unset_keepalive_if_required()
         self.heard_at = self.loop.time()
@@ -85,7 +86,8 @@ class LimitedProtocol(HttpToolsProtocol):
             return
         if self._head_since is not None:
             self._head_bytes += len(data)
-            self.table.mark_idle(self)
+            if not self._owes_answer:
+                self.table.mark_idle(self)
             if self._head_bytes > self._limits.max_header_bytes:  # within one header that does not end
                 self._refuse(431, "header-too-large", self._too_many_bytes())
         elif self._body_until is not None:
@@ -110,6 +112,8 @@ class LimitedProtocol(HttpToolsProtocol):
         self._count_head(len(name) + len(value) + 4)
         if len(self.headers) >= self._limits.max_headers:
             raise _HeadTooLargeError(f"the request has more than {self._limits.max_headers} headers")
+        if name.lower() == b"transfer-encoding" and value.strip().lower() != b"chunked":
+            raise ValueError("a transfer coding that is not undone here")
         super().on_header(name, value)
 
     def _count_head(self, num_bytes: int) -> None:
@@ -140,9 +144,11 @@ class LimitedProtocol(HttpToolsProtocol):
         super().on_response_complete()
         if not self.cycle.response_complete:  # of one before, and another runs
             return
+        if self._refusal is not None:
+            return self._refuse(*self._refusal)
         if self._body_until is not None:
             self._body_until = min(self._body_until, self.loop.time() + _LINGER_S)
-        elif self._head_since is None:
+        else:
             self.table.mark_idle(self)
         if self._is_last:
             self._close_slowly(is_complete=self._body_until is None)
@@ -158,6 +164,8 @@ class LimitedProtocol(HttpToolsProtocol):
             if now > self._linger_until:
                 self.transport.close()
         elif self._head_since is not None:
+            if self._owes_answer:  # it may not even be read yet
+                self._head_since = now
             if now - self._head_since > self._limits.head_timeout_s:
                 self._refuse(408, "request-timeout", "the request's line and headers did not arrive in time")
         elif self._body_until is not None:
@@ -195,7 +203,10 @@ class LimitedProtocol(HttpToolsProtocol):
         self.transport.close()
 
     def _refuse(self, status: int, cause: str, detail: str) -> None:
-        """Answer by a problem object, where an answer is awaited, and close."""
+        """Answer by a problem object, where an answer is awaited, and close; after the answers to requests before."""
+        if self._owes_answer:
+            self._refusal = (status, cause, detail)
+            return
         self.table.refused(cause)
         self._leave_application()
         is_answered = self._can_be_answered(status)
@@ -212,6 +223,11 @@ class LimitedProtocol(HttpToolsProtocol):
         else:
             self.transport.write_eof()
             self.flow.resume_reading()
+
+    @property
+    def _owes_answer(self) -> bool:
+        """Whether a request has come as a whole and has no answer yet."""
+        return self.cycle is not None and not self.cycle.response_complete and self._body_until is None
 
     def _can_be_answered(self, status: int) -> bool:
         """Not in or after the answer; and who has asked nothing is not told that it took too long."""

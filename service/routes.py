@@ -11,7 +11,6 @@ from service.answer_all import answer_all, make_ticket
 from service.bodies import read_body
 from service.context import Context, ContextDep
 from service.errors import EngineDownError, InvalidParameterError, ServiceError
-from service.model import check_ready
 from service.openapi import HEALTH_DOCS, MODEL_DOCS, MODELS_DOCS, READY_DOCS, SEGMENT_DOCS
 from service.pipeline import Payload
 from service.problems import problem
@@ -49,7 +48,7 @@ async def segment_version(
 async def _segment(name: str, version: str | None, query: SegmentQuery, request: Request, context: Context) -> Response:
     accept = request.headers.get("accept", "")
     # What can be refused is refused before the body is read; by then the model may be another.
-    check_ready(early := context.models.find(name, version))
+    context.admission.check_ready(early := context.models.find(name, version))
     wish = read_wish(query, accept, early.metadata)
     body = await read_body(
         request,

@@ -1,6 +1,7 @@
 """A running server: in the foreground for `knet serve`, in a thread for `knet segment`."""
 
 import logging
+import math
 import signal
 import socket
 import sys
@@ -27,7 +28,7 @@ from service.variants import open_session
 
 logger = logging.getLogger("knet.server")
 
-_WRITE_S = 5  # for clients to read answers that are ready, before they are cut off
+_WRITE_S = 5  # at least, for clients to read answers that are ready, before they are cut off
 
 
 class Server(uvicorn.Server):
@@ -64,6 +65,13 @@ class Server(uvicorn.Server):
             self.should_exit = self._is_drained(time.monotonic() - self._asked_at)
         return await super().on_tick(counter)
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Close connections: clients that read slowly have what is left of the time, too."""
+        if self._asked_at is not None:
+            left = self._drain_s - (time.monotonic() - self._asked_at)
+            self.config.timeout_graceful_shutdown = max(_WRITE_S, math.ceil(left))
+        await super().shutdown(sockets)
+
     def _reload(self) -> None:
         try:
             self._context.models.reload()
@@ -79,7 +87,12 @@ class Server(uvicorn.Server):
         if not admission.is_closed:
             logger.info("stopping: %d requests to be answered", admission.num_requests)
             admission.close()
-        return not admission.num_requests or seconds > settings.drain_delay_s + settings.drain_timeout_s
+        return not admission.num_requests or seconds > self._drain_s
+
+    @property
+    def _drain_s(self) -> float:
+        """Seconds from the signal on."""
+        return self._settings.drain_delay_s + self._settings.drain_timeout_s
 
 
 def run(settings: Settings, *, opener: Opener = open_session) -> None:
@@ -145,7 +158,7 @@ def _url(listener: socket.socket) -> str:
 
 def _uvicorn_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
     context: Context = app.state.context
-    connections = Connections(limits_of(settings), lambda cause: context.metrics.refused(cause=cause))
+    connections = Connections(limits_of(settings), context.metrics.refused)
     return uvicorn.Config(
         app,
         http=protocol_class(connections),

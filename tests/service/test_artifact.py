@@ -55,7 +55,8 @@ def test_the_bundled_models_are_read():
 
 
 @pytest.mark.parametrize(
-    ("content", "words"), [("", "not JSON"), ("[]", "not a valid artifact"), ("{}", "not a valid artifact")]
+    ("content", "words"),
+    [("", "not JSON"), ("[" * 5000, "not JSON"), ("[]", "not a valid artifact"), ("{}", "not a valid artifact")],
 )
 def test_damaged_metadata_is_refused(folder, content, words):
     (folder / "artifact.json").write_text(content)

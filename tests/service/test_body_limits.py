@@ -10,6 +10,7 @@ from service.body_limit import BodyLimit
 from service.json_body import MAX_VALUES
 from service.server import background
 from service.settings import Settings
+from tests.service.driving import metric
 
 ROUTE = "/v1/models/tiny/segment"
 
@@ -95,6 +96,7 @@ def test_bodies_of_all_requests_together_have_a_limit(repository, scene, png):
                 response = client.post(ROUTE, content=bytes(900_000))
             assert response.json()["type"] == "urn:knet:problem:memory-full"
             assert response.headers["retry-after"]
+            assert metric(url, "knet_refusals_total") >= 1
             assert client.post(ROUTE, content=png(scene)).status_code == 200
         while client.post(ROUTE, content=bytes(900_000)).status_code == 503:  # its bytes are given back when it ends
             pass
@@ -111,7 +113,7 @@ def test_every_byte_is_given_back():
     async def receive() -> dict:
         return {"type": "http.request", "body": b"abc", "more_body": False}
 
-    limit = BodyLimit(app, max_bytes=100, max_held_bytes=1000)
+    limit = BodyLimit(app, max_bytes=100, max_held_bytes=1000, refused=lambda cause: None)
     with pytest.raises(ZeroDivisionError):
         asyncio.run(limit({"type": "http", "path": "/", "query_string": b"", "headers": []}, receive, None))
     assert limit.held_bytes == 0

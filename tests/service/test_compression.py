@@ -12,9 +12,10 @@ import pytest
 import uvicorn
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
-from starlette.middleware.gzip import GZipMiddleware
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
+
+from service.compression import Compression
 
 ROUTE = "/v1/models/tiny/segment"
 
@@ -46,6 +47,15 @@ def test_large_answers_are_compressed_when_asked(http, large_answer):
     assert len(packed) < len(plain) / 2
 
 
+@pytest.mark.parametrize(
+    ("encoding", "is_packed"),
+    [("gzip;q=0", False), ("br, GZIP;q=0.1", True), ("gzip;q=0, br", False), ("deflate", False), ("xgzipx", False)],
+)
+def test_who_refuses_compression_gets_none(http, large_answer, encoding, is_packed):
+    headers, _ = post(http, large_answer, encoding, overlap_threshold=0)
+    assert ("content-encoding" in headers) == is_packed
+
+
 def test_small_answers_are_not_compressed(http, png):
     headers, plain = post(http, png(np.zeros((40, 40, 3), np.uint8)), "gzip")
     assert "content-encoding" not in headers
@@ -71,7 +81,7 @@ def test_the_compression_does_not_hide_that_a_client_left():
         left.set()
         return PlainTextResponse("")
 
-    app = Starlette(routes=[Route("/", wait_for_the_end)], middleware=[Middleware(GZipMiddleware)])
+    app = Starlette(routes=[Route("/", wait_for_the_end)], middleware=[Middleware(Compression)])
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         server = uvicorn.Server(uvicorn.Config(app, log_config=None))

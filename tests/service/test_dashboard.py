@@ -8,6 +8,7 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from service.errors import CodecDownError, DeadlineError, EngineDownError, RequestError, ServiceError
 from service.metrics import Metrics
 
 DOCKER = Path(__file__).resolve().parent.parent.parent / "docker"
@@ -98,6 +99,15 @@ def test_the_dashboard_is_whole():
         assert not cells & taken, panel["title"]
         assert max(x for x, _ in cells) < 24
         taken |= cells
+
+
+def test_what_the_server_did_wrong_is_an_error_and_no_more():
+    patterns = {found for question in questions() for found in re.findall(r'outcome=~"([^"]*)"', question)}
+    assert patterns
+    for pattern in patterns:
+        for error in (ServiceError, EngineDownError, CodecDownError, DeadlineError):
+            assert re.fullmatch(pattern, error.type)
+        assert not [error for error in RequestError.__subclasses__() if re.fullmatch(pattern, error.type)]
 
 
 def test_alerts_say_what_is_wrong():

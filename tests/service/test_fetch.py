@@ -113,7 +113,7 @@ def fetch(
     port: int, *urls: str, permits=lambda address: address.is_loopback, max_held: int = 10**9, **settings
 ) -> list:
     given = {"url_hosts": f"localhost:{port},*.example.org", "url_allow_http": True, "url_timeout_s": 1, **settings}
-    held = Held(BodyLimit(None, max_bytes=LIMIT, max_held_bytes=max_held))
+    held = Held(BodyLimit(None, max_bytes=LIMIT, max_held_bytes=max_held, refused=lambda cause: None))
     return asyncio.run(Fetcher(Settings(**given), permits=permits).fetch_all(list(urls), held))
 
 

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 
 from service import codecs
@@ -58,6 +59,8 @@ def test_killed_engine_gives_503_and_the_server_recovers(slow_repository, posted
         assert {response.json()["type"] for response in failed} == {"urn:knet:problem:engine-down"}
         assert all(response.status_code == 503 and response.headers["retry-after"] for response in failed)
         assert httpx.get(f"{url}/healthz").status_code == 200
+        assert post(url, posted).json()["type"] == "urn:knet:problem:engine-down"  # before any work
+        assert metric(url, "knet_refusals_total") == 1
         wait_for(lambda: metric(url, "knet_engine_restarts_total"), lambda value: value == 1)
         wait_ready(url)
         assert post(url, posted).status_code == 200
@@ -88,6 +91,42 @@ def test_killed_codecs_give_503_and_come_back_linked(slow_repository, posted):
         assert {response.status_code for response in answers} <= {200, 503}
         wait_for(lambda: post(url, posted).status_code, lambda status: status == 200)
         assert metric(url, "knet_engine_restarts_total") == 0
+
+
+def test_a_codec_that_hangs_is_ended_and_holds_up_no_engine(repository, png, posted, monkeypatch):
+    monkeypatch.setattr(codecs, "_HUNG_S", 0.5)
+    large = png(np.random.default_rng(0).integers(0, 13, (500, 500, 3)).astype(np.uint8))  # more than a pipe holds
+    others = set(multiprocessing.active_children())
+    settings = Settings(repository=repository, port=0, codec_processes=2, request_timeout_s=2)
+    with background(settings) as url, concurrent.futures.ThreadPoolExecutor(6) as pool:
+        wait_ready(url)
+        ours = set(multiprocessing.active_children()) - others
+        hung = next(child for child in ours if child.name.startswith("codec"))
+        os.kill(hung.pid, signal.SIGSTOP)
+        answers = [pool.submit(post, url, large) for _ in range(6)]
+        time.sleep(0.5)
+        os.kill(next(child for child in ours if child.name == "engine tiny/10").pid, signal.SIGKILL)
+        assert {future.result().status_code for future in answers} & {503, 504}
+        wait_ready(url)
+        assert not hung.is_alive()
+        wait_for(lambda: post(url, posted).status_code, lambda status: status == 200)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_hung_codec_does_not_keep_a_server_that_stops(serve, repository, png):
+    process, url = serve("--repository", str(repository), "--request-timeout-s", "1")
+    wait_ready(url)
+    named = {child: Path(f"/proc/{child}/comm").read_text().strip() for child in children_of(process.pid)}
+    for child in [child for child, name in named.items() if name == "knet-codec"]:
+        os.kill(child, signal.SIGSTOP)
+    large = png(np.random.default_rng(0).integers(0, 13, (500, 500, 3)).astype(np.uint8))
+    assert post(url, large).status_code == 504
+    for child in [child for child, name in named.items() if name == "knet-engine"]:
+        os.kill(child, signal.SIGKILL)  # the new ones cannot be linked with
+    time.sleep(3)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 0
+    wait_gone(list(named))
 
 
 def test_a_codec_comes_back_after_a_time_without_file_descriptors(repository, posted, monkeypatch):
@@ -194,6 +233,29 @@ def test_a_client_that_never_ends_its_body_does_not_keep_the_server(serve):
         time.sleep(0.3)
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_sigterm_leaves_slow_readers_the_whole_time(serve, repository, png):
+    process, url = serve("--repository", str(repository))
+    wait_ready(url)
+    image = np.zeros((600, 600, 3), np.uint8)
+    image[..., 0] = np.random.default_rng(0).integers(2, 12, image.shape[:2])  # megabytes of polygons
+    data = png(image)
+    host, port = url.removeprefix("http://").split(":")
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect((host, int(port)))
+        head = f"POST {ROUTE}?format=polygon HTTP/1.1\r\nHost: x\r\nContent-Length: {len(data)}\r\n\r\n"
+        client.sendall(head.encode() + data)
+        received = client.recv(4096)  # the rest waits in the server
+        process.send_signal(signal.SIGTERM)
+        time.sleep(6.5)
+        while piece := client.recv(1_000_000):
+            received += piece
+    head, _, content = received.partition(b"\r\n\r\n")
+    assert re.search(rb"(?i)content-length: (\d+)", head)[1] == b"%d" % len(content)
+    assert process.wait(20) == 0
 
 
 def test_a_second_signal_ends_the_server_at_once(serve, posted):

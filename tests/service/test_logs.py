@@ -1,4 +1,5 @@
 import asyncio
+import io
 import json
 import logging
 import os
@@ -12,12 +13,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
+from PIL import Image
 
 from knet.client import KNetClient
 from service import logs
 from service.middleware import RequestContext
+from service.server import background
+from service.settings import Settings
 from service.threads import Threads
+from tests.service.driving import post, wait_ready
 
 TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
 # What somebody would send to forge a line, or to take over a terminal.
@@ -273,3 +279,16 @@ def test_a_server_with_a_full_disk_for_its_logs_answers(repository, scene, png):
             assert process.wait(20) == 0
         finally:
             process.kill()
+
+
+def test_what_libraries_print_of_a_damaged_image_is_no_line_of_the_log(repository, capfd):
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64), np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(noise > 127).save(file, "TIFF", compression="group4")
+    data = bytearray(file.getvalue())
+    data[100:300] = noise.tobytes()[:200]
+    with background(Settings(repository=repository, port=0)) as url:
+        wait_ready(url)
+        for _ in range(5):
+            post(url, bytes(data))
+    assert "Fax" not in capfd.readouterr().err

@@ -1,6 +1,8 @@
 """Requests that wait: for places, for the engine, no longer than they may, and together."""
 
 import concurrent.futures
+import contextlib
+import gc
 import socket
 import time
 
@@ -69,6 +71,15 @@ def test_deadline_passes_at_its_time_and_the_work_is_left_out(slow_repository, p
         assert metric(url, "knet_batch_size_sum") == 2  # of five requests, two were run
 
 
+def test_errors_that_come_after_the_deadline_are_no_errors_in_the_log(repository, posted, caplog):
+    with background(Settings(repository=repository, port=0)) as url:
+        wait_ready(url)
+        for _ in range(50):
+            assert httpx.post(url + ROUTE, content=posted, params={"timeout_ms": 1}).status_code in (200, 504)
+    gc.collect()
+    assert not [record for record in caplog.records if record.name == "asyncio"]
+
+
 def test_a_client_that_leaves_cancels_its_work(slow_repository, posted):
     settings = Settings(repository=slow_repository, port=0, engine_threads=1, max_batch=1)
     with background(settings) as url, concurrent.futures.ThreadPoolExecutor(1) as pool:
@@ -86,6 +97,29 @@ def test_a_client_that_leaves_cancels_its_work(slow_repository, posted):
             assert before.result().status_code == 200
         assert post(url, posted).status_code == 200
         assert metric(url, "knet_batch_size_sum") == 4  # and nothing for those that left
+
+
+def test_a_client_that_has_begun_its_next_request_keeps_its_place(slow_repository, posted):
+    settings = Settings(
+        repository=slow_repository, port=0, engine_threads=1, max_connections=4, head_timeout_s=0.3, max_batch=1
+    )
+    head = f"POST {ROUTE} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(posted)}\r\n\r\n".encode()
+    with background(settings) as url, contextlib.ExitStack() as stack:
+        wait_ready(url)
+        host, port = url.removeprefix("http://").split(":")
+
+        def connect() -> socket.socket:
+            return stack.enter_context(socket.create_connection((host, int(port)), timeout=60))
+
+        client = connect()
+        client.sendall((head + posted) * 2 + b"GET / HT")
+        time.sleep(0.1)  # until it has been read
+        for _ in range(10):
+            connect()
+        received = b""
+        while piece := client.recv(65536):
+            received += piece
+        assert received.count(b"HTTP/1.1 200") == 2
 
 
 def test_one_bad_image_in_a_batch_fails_alone(tiny, slow_repository, posted, scene, png):

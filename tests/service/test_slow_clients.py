@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import socket
 import threading
 import time
@@ -164,6 +165,8 @@ def test_a_head_that_is_too_large_gets_a_431(connect, head):
         HEAD + b"Content-Length: " + b"9" * 60 + b"\r\n\r\nabc",
         HEAD + b"Content-Length : 3\r\n\r\nabc",
         HEAD + b"Transfer-Encoding: xchunked\r\n\r\nabc",
+        HEAD + b"Transfer-Encoding: gzip, chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+        HEAD + b"Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
         HEAD + b"Transfer-Encoding: chunked, identity\r\n\r\nabc",
         HEAD + b"Transfer-Encoding: chunked\r\n\r\nzz\r\nabc\r\n0\r\n\r\n",
         HEAD + b" folded: 1\r\n\r\n",
@@ -184,6 +187,17 @@ def test_what_follows_a_refused_request_is_not_taken_for_another(connect):
     connection = connect()
     connection.sendall(HEAD + b"Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + HEALTH * 3)
     assert read_all(connection).count(b"x-request-id") == 1
+
+
+@pytest.mark.parametrize("bad", [b"nonsense\r\n\r\n", b"GET / HTTP/1.1\r\nX-Long: " + b"a" * 10_000])
+def test_a_refusal_waits_for_the_answers_before_it(connect, scene, png, bad):
+    data = png(scene)
+    connection = connect()
+    connection.sendall((HEAD + b"Content-Length: %d\r\n\r\n" % len(data) + data) * 2 + bad)
+    received = read_all(connection)
+    assert re.findall(rb"HTTP/1.1 (\d+)", received)[:2] == [b"200", b"200"]
+    assert re.findall(rb"HTTP/1.1 4\d\d", received)
+    assert received.count(b'"segments"') == 2
 
 
 def test_an_offer_to_change_the_protocol_is_ignored(connect, scene, png):
