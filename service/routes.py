@@ -91,12 +91,14 @@ async def get_model(name: str, context: ContextDep) -> ModelDetail:
     return context.models.detail(name)
 
 
+@root.head("/healthz", include_in_schema=False)  # which some monitors ask
 @root.get("/healthz", operation_id="health", **HEALTH_DOCS)
 async def health() -> Health:
     """Whether the server runs at all."""
     return Health(status="ok")
 
 
+@root.head("/readyz", include_in_schema=False)
 @root.get("/readyz", operation_id="ready", **READY_DOCS)
 async def ready(context: ContextDep) -> Health:
     """Whether every model is loaded, warmed up and alive, and the server is not about to stop."""

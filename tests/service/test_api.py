@@ -197,6 +197,9 @@ def test_models_are_listed_with_what_they_can_do(http):
 def test_health_and_readiness_answer(http):
     assert http.get("/healthz").json() == {"status": "ok"}
     assert http.get("/readyz").json() == {"status": "ready"}
+    for path in ("/healthz", "/readyz"):
+        asked = http.head(path)
+        assert (asked.status_code, asked.content) == (200, b"")
 
 
 def test_documentation_describes_parameters_and_bodies(http):
