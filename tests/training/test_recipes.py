@@ -1,6 +1,7 @@
 import dataclasses
 import re
 
+import numpy as np
 import pytest
 import typer.testing
 
@@ -115,3 +116,12 @@ def test_a_shorter_run_of_the_papers_has_its_steps_down_earlier(tmp_path, files)
     assert config.decay_at == (5000,)
     with pytest.raises(ValueError, match="steps is 'many'"):
         resolve("semantic_r50_80k", tmp_path, changes={"steps": "many"})
+
+
+def test_what_no_server_could_run_is_refused_before_the_first_step(tmp_path, files):
+    for number in range(2):
+        files.save(tmp_path / "images" / f"{number}.png", files.noise())
+        files.save(tmp_path / "instance_maps" / f"{number}.png", files.labels(0, 1 + number, dtype=np.uint16))
+    resolve("nuclei", tmp_path, changes={"model.canvas_sizes": "128,256"})
+    with pytest.raises(ValueError, match="sizes must ascend without repetition"):
+        resolve("nuclei", tmp_path, changes={"model.canvas_sizes": "256,128"})
