@@ -22,7 +22,9 @@ def check_label_size(path: Path, found: tuple[int, ...], expected: tuple[int, in
     """Raise ValueError unless the labels in `path` have the (height, width) of their image."""
     if found[:2] != expected:
         raise ValueError(
-            f"{path} is {found[1]}x{found[0]}, its image {expected[1]}x{expected[0]}: replace the one that is wrong"
+            f"{path} is {found[1]}x{found[0]}, its image {expected[1]}x{expected[0]}"
+            + (" as it is shown, EXIF orientation applied" if found[:2] == expected[::-1] else "")
+            + ": replace the one that is wrong"
         )
 
 
