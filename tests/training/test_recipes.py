@@ -118,10 +118,21 @@ def test_a_shorter_run_of_the_papers_has_its_steps_down_earlier(tmp_path, files)
         resolve("semantic_r50_80k", tmp_path, changes={"steps": "many"})
 
 
-def test_what_no_server_could_run_is_refused_before_the_first_step(tmp_path, files):
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("model.canvas_sizes", "512,256", r"canvas_sizes is \(512, 256\); legal: with geometry tile: each above"),
+        ("model.tile_overlap", "200", "tile_overlap is 200; legal: 0 up to 128"),
+        ("weight_decay", "-1", "weight_decay is -1.0; legal: 0 and above"),
+        ("final_factor", "2", "final_factor is 2.0; legal: 0 to 1"),
+        ("loss.rank_weight", "-1", "rank_weight is -1.0; legal: 0 and above"),
+        ("loss.matcher.dice_weight", "-1", "dice_weight is -1.0; legal: 0 and above"),
+    ],
+)
+def test_a_setting_that_makes_no_sense_is_refused_before_the_first_step(key, value, message, tmp_path, files):
     for number in range(2):
         files.save(tmp_path / "images" / f"{number}.png", files.noise())
         files.save(tmp_path / "instance_maps" / f"{number}.png", files.labels(0, 1 + number, dtype=np.uint16))
-    resolve("nuclei", tmp_path, changes={"model.canvas_sizes": "128,256"})
-    with pytest.raises(ValueError, match="sizes must ascend without repetition"):
-        resolve("nuclei", tmp_path, changes={"model.canvas_sizes": "256,128"})
+    resolve("nuclei", tmp_path, changes={"model.canvas_sizes": "256"})
+    with pytest.raises(ValueError, match=message):
+        resolve("nuclei", tmp_path, changes={"model.canvas_sizes": "256", key: value})
