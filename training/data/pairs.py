@@ -73,8 +73,15 @@ def _by_key(folder: Path, suffixes: Collection[str], endings: tuple[str, ...], p
 
 
 def _files_below(folder: Path) -> Iterator[Path]:
-    """Those of linked folders too, unless a link leads back; none that is hidden or in a hidden folder."""
-    for parent, folders, names in os.walk(folder, followlinks=True):
+    """Those of linked folders too, unless a link leads back; none that is hidden or in a hidden folder.
+
+    Raises OSError where a folder may not be read: what is in it would be missing without a word.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    for parent, folders, names in os.walk(folder, followlinks=True, onerror=refuse):
         above = Path(parent).resolve()
         folders[:] = [
             name

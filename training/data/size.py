@@ -39,6 +39,8 @@ def image_size(path: Path) -> tuple[int, int]:
             # Pillow turns TIFFs by itself. The method of PNG images would decode the file, for EXIF after the pixels.
             exif = Image.Image.getexif(image)
             is_turned = image.format != "TIFF" and exif.get(ExifTags.Base.Orientation) in _TURNED
+    except PermissionError as error:
+        raise ValueError(f"{path} may not be read: give the permission to whoever runs this") from error
     except Exception as error:  # on damaged files Pillow raises nearly anything
         raise ValueError(f"{path} is not a readable image: replace it, or remove it from the data set") from error
     return (width, height) if is_turned else (height, width)
