@@ -177,3 +177,24 @@ def test_an_accent_may_be_one_character_or_two(tmp_path, files):
         files.save(tmp_path / "labels" / unicodedata.normalize("NFC", f"blüte{number}.png"), files.labels(0, 1))
     (tmp_path / "val.txt").write_text(unicodedata.normalize("NFC", "blüte1"), encoding="utf-8")
     assert len(open_data(tmp_path, "val").records) == 1
+
+
+def test_a_palette_in_another_order_than_the_categories_swaps_no_classes(data, files):
+    palette = [0, 0, 0, 128, 0, 0, *[0, 0, 1] * 5, 224, 224, 192]  # values 0, 1 and 7
+    for name in "abcd":
+        files.save(data / "classes" / f"{name}.png", files.labels(0, 1, 7), palette)
+    categories = [{"name": "plane", "colour": [128, 0, 0]}, {"name": "ground", "colour": [0, 0, 0]}]
+    with pytest.raises(ValueError, match=r"value 0 has the colour of 'ground' .*give each category its \"value\""):
+        open_data(describe(data, format="semantic", categories=categories, ignore_index=7), "train")
+    index = open_data(describe(data, format="semantic", categories=categories, ignore_colour=[224, 224, 192]), "train")
+    assert (class_map(index) == files.labels(1, 0, -1, dtype=np.int64)).all()
+    index = open_data(describe(data, format="semantic", categories=categories[::-1], ignore_index=7), "train")
+    assert (class_map(index) == files.labels(0, 1, -1, dtype=np.int64)).all()
+
+
+def test_labels_in_jpeg_are_told(data):
+    for name in "abcd":
+        path = data / "classes" / f"{name}.png"
+        path.rename(path.with_suffix(".jpg"))
+    with pytest.raises(ValueError, match=r"a\.png has no labels in .*JPEG is not taken, as it changes labels"):
+        open_data(describe(data), "train")

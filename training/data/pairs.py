@@ -9,6 +9,7 @@ from pathlib import Path
 from training.data.problems import Problems
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp"})
+JPEGS = frozenset({".jpg", ".jpeg"})
 LABEL_SUFFIXES = frozenset({".png", ".tif", ".tiff", ".bmp", ".gif"})
 # What names of labels have after the image's stem; the first that exists is taken.
 LABEL_ENDINGS = (
@@ -43,6 +44,9 @@ def pair_files(image_dir: Path, label_dir: Path, *, names: Collection[str] | Non
     if not images:
         raise ValueError(f"{image_dir} has no image ({', '.join(sorted(IMAGE_SUFFIXES))})")
     chosen = set(images) if names is None else listed(names, images, problems)
+    jpegs = {
+        _key(path, label_dir, LABEL_ENDINGS[1:]) for path in _files_below(label_dir) if path.suffix.lower() in JPEGS
+    }
     pairs = []
     for key in sorted(images):
         label_path = next((labels[key + ending] for ending in LABEL_ENDINGS if key + ending in labels), None)
@@ -50,7 +54,8 @@ def pair_files(image_dir: Path, label_dir: Path, *, names: Collection[str] | Non
             pairs.append(Pair(name=_name(images[key], image_dir), image_path=images[key], label_path=label_path))
         elif key in chosen:
             wanted = f"{key}.png, {key}_mask.png, {key}_label.png, ..."
-            problems.add(f"{images[key]} has no labels in {label_dir} ({wanted}); add them or remove the image")
+            what = "JPEG is not taken, as it changes labels" if key in jpegs else "add them or remove the image"
+            problems.add(f"{images[key]} has no labels in {label_dir} ({wanted}); {what}")
     for key, path in sorted(labels.items()):
         # Beside the labels may be other pictures of the same image, as in Cityscapes. 10 is none of image 1.
         starts = (key[:end] for end in range(len(key), 0, -1) if not key[end : end + 1].isalnum())
