@@ -37,7 +37,7 @@ def check_data(data: Path, description: Path | None, out: Path, console: Console
     found = find_data(data, description)
     indices: dict[str, DataIndex] = {split: found.read(split) for split in found.splits}
     reports = {split: check(index, show_progress=console.is_terminal) for split, index in indices.items()}
-    train = indices["train"]
+    first = next(iter(indices.values()))  # for training, where there are such
     problems = {split: report.problems for split, report in reports.items()}
     warnings = {split: report.warnings for split, report in reports.items()}
     for one, other in combinations(indices, 2):
@@ -45,19 +45,22 @@ def check_data(data: Path, description: Path | None, out: Path, console: Console
         if indices[one].categories != indices[other].categories:
             problems[name] = (f"{name} have different categories: write the same into both",)
         warnings[name] = compare_splits(reports, one, other)
-    console.print(f"{data}: {train.format}, for a network of kind {train.kind}", soft_wrap=True)
+    console.print(f"{data}: {first.format}, for a network of kind {first.kind}", soft_wrap=True)
     for note in dict.fromkeys(note for index in indices.values() for note in index.notes):
         console.print(f"Note: {note}", soft_wrap=True)
+    if "train" not in indices:
+        console.print("Note: there are no images to train with; models can be scored on these", soft_wrap=True)
     _print_images({split: report.statistics for split, report in reports.items()}, console)
-    if all(index.categories == train.categories for index in indices.values()):
+    if all(index.categories == first.categories for index in indices.values()):
         _print_categories({split: report.statistics for split, report in reports.items()}, console)
-    _print_suggestions(reports["train"], console)
+    if "train" in reports:
+        _print_suggestions(reports["train"], console)
     for split in problems | warnings:
         _print_messages(f"Problems, {split}", problems.get(split, ()), "red", console)
         _print_messages(f"Warnings, {split}", warnings.get(split, ()), "yellow", console)
     out.mkdir(parents=True, exist_ok=True)
     (out / "check.json").write_text(json.dumps(_as_json(indices, reports, problems, warnings), indent=2) + "\n")
-    (out / "images.png").write_bytes(picture_of(train))
+    (out / "images.png").write_bytes(picture_of(first))
     is_usable = not any(problems.values())
     console.print(f"wrote {out / 'check.json'} and {out / 'images.png'}", soft_wrap=True)
     verdict, style = ("can be used", "") if is_usable else ("cannot be used as it is", "red")
@@ -173,14 +176,16 @@ def _as_json(
     problems: dict[str, tuple[str, ...]],
     warnings: dict[str, tuple[str, ...]],
 ) -> dict[str, Any]:
-    train = indices["train"]
+    first = next(iter(indices.values()))
     return {
-        "format": train.format,
-        "kind": train.kind,
-        "notes": train.notes,
-        "categories": [asdict(category) for category in train.categories],
+        "format": first.format,
+        "kind": first.kind,
+        "notes": first.notes,
+        "categories": [asdict(category) for category in first.categories],
         "statistics": {split: asdict(report.statistics) for split, report in reports.items()},
-        "suggestions": [asdict(suggestion) for suggestion in reports["train"].suggestions],
+        "suggestions": [asdict(suggestion) for suggestion in reports["train"].suggestions]
+        if "train" in reports
+        else [],
         "problems": problems,
         "warnings": warnings,
     }

@@ -1,6 +1,7 @@
 """A checkpoint: a folder with `config.json` and `model.safetensors`, loaded strictly."""
 
 from pathlib import Path
+from shutil import copymode
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -25,6 +26,8 @@ def save(network: KNet, folder: Path) -> None:
     except SafetensorError as error:
         raise OSError(f"cannot write {folder / WEIGHTS}: {error}") from error
     (folder / f"{CONFIG}.part").write_text(network.config.to_json())
+    # safetensors writes for the owner alone; whoever may read the one file may read the other.
+    copymode(folder / f"{CONFIG}.part", folder / f"{WEIGHTS}.part")
     for name in (WEIGHTS, CONFIG):
         (folder / f"{name}.part").replace(folder / name)
 

@@ -203,8 +203,10 @@ class KNetConfig:
             fits = bool(sizes) and all(size > 0 and size % multiple == 0 for size in sizes)
             yield "canvas_sizes", fits, f"multiples of {multiple}"
             yield "canvas_sizes", self.geometry == "tile" or len(sizes) == 2, "with geometry fit: height, width"
-        fits = 0 <= self.tile_overlap < min(sizes)
-        yield "tile_overlap", fits, f"0 up to, not including, the smallest canvas ({min(sizes)})"
+            fits = self.geometry != "tile" or sizes == tuple(sorted(set(sizes)))
+            yield "canvas_sizes", fits, "with geometry tile: each above the one before"
+        fits = 0 <= self.tile_overlap < min(sizes) and self.tile_overlap <= max(sizes) // 2
+        yield "tile_overlap", fits, f"0 up to {min(min(sizes) - 1, max(sizes) // 2)}, for these canvas_sizes"
 
     @property
     def num_classes(self) -> int:

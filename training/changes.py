@@ -85,7 +85,8 @@ def _value(text: str, kind: Any) -> Any:
     if kind is bool:
         return {"true": True, "false": False}[text.lower()] if text.lower() in ("true", "false") else _refuse()
     if kind in (int, float, str):
-        return kind(text)
+        value = kind(text)
+        return _refuse() if value != value else value  # "nan" would pass most comparisons with what is legal
     if origin is tuple:
         parts = text.strip("()[] ").split(",") if text.strip("()[] ") else []
         parts = [part.strip().strip("\"'") for part in parts if part.strip()]

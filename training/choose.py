@@ -50,8 +50,9 @@ def make_config(name: str, facts: DataFacts) -> TrainConfig:
     recipe = find_recipe(name)
     if not facts.can_train(recipe.kind):
         legal = ", ".join(other for other, entry in RECIPES.items() if facts.can_train(entry.kind))
+        annotated = "panoptic (no things)" if facts.kind == "panoptic" else facts.kind
         raise ValueError(
-            f"recipe {name!r} trains a network of kind {recipe.kind}, for which data annotated as {facts.kind} "
+            f"recipe {name!r} trains a network of kind {recipe.kind}, for which data annotated as {annotated} "
             f"segmentation does not do; legal: {legal}"
         )
     return recipe.make(facts)

@@ -1,6 +1,7 @@
 """Everything that decides a training run."""
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Literal, get_args
@@ -77,6 +78,10 @@ class TrainConfig:
             yield name, getattr(self, name) >= 0, "0 and above"
         for name in ("learning_rate", "clip_norm"):
             yield name, getattr(self, name) > 0, "above 0"
+        for name in ("backbone_factor", "weight_decay", "group_power"):
+            yield name, 0 <= getattr(self, name) < math.inf, "0 and above"
+        for name in ("warmup_factor", "final_factor", "forced_seeds_until"):
+            yield name, 0 <= getattr(self, name) <= 1, "0 to 1"
         yield "seed", 0 <= self.seed < 2**31, "0 to 2147483647"
         yield "ema_decay", 0 <= self.ema_decay < 1, "0 up to, not including, 1"
         ordered = self.decay_at == tuple(sorted(set(self.decay_at)))

@@ -30,7 +30,9 @@ class Draw:
         for suffix, factor in weights.items():
             matching = np.array([name.endswith(suffix) for name in names])
             if not matching.any():
-                raise ValueError(f"group_weights: no group ends with {suffix!r}; groups: {', '.join(names)}")
+                raise ValueError(
+                    f"group_weights: no group ends with {suffix!r}; groups: {', '.join(filter(None, names)) or 'none'}"
+                )
             weight[matching] *= factor
         self._probabilities = (weight / counts / weight.sum())[group_of]
 

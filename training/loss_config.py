@@ -33,5 +33,8 @@ class LossConfig:
         for name, values in (("mask_normaliser", Normaliser), ("seg_loss", SegLoss)):
             if getattr(self, name) not in get_args(values):
                 raise ValueError(f"{name} is {getattr(self, name)!r}; legal: {', '.join(get_args(values))}")
+        for name, value in vars(self).items():
+            if name.endswith("_weight") and value is not None and value < 0:
+                raise ValueError(f"{name} is {value}; legal: 0 and above")
         if self.points is not None and self.points < 1:
             raise ValueError(f"points is {self.points}; legal: 1 and above, or None for all pixels")

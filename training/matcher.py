@@ -30,6 +30,9 @@ class MatcherConfig:
     def __post_init__(self) -> None:
         if self.mask_cost not in get_args(MaskCost):
             raise ValueError(f"mask_cost is {self.mask_cost!r}; legal: {', '.join(get_args(MaskCost))}")
+        for name, value in vars(self).items():
+            if name.endswith("_weight") and value < 0:
+                raise ValueError(f"{name} is {value}; legal: 0 and above")
 
 
 @dataclass(frozen=True)

@@ -96,7 +96,7 @@ def read_index(source: Path) -> list[Field]:
     if not is_dsb2018(source):
         raise ValueError(f"{source} is not the dsb2018_nuclei layout: it needs index.csv, images/, instance_maps/")
     fields = []
-    with (source / "index.csv").open(newline="") as file:
+    with (source / "index.csv").open(newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file)
         for row in reader:
             try:

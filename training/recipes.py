@@ -47,7 +47,7 @@ class DataFacts:
 
     def can_train(self, kind: Kind) -> bool:
         """Objects and regions also say what the objects are, and of which class each pixel is."""
-        return kind == self.kind or (self.kind == "panoptic" and (kind == "semantic" or bool(self.things)))
+        return (kind == "semantic" or bool(self.things)) and self.kind in (kind, "panoptic")
 
     def epochs(self, number: int, batch_size: int) -> int:
         """Steps of so many passes over the images."""

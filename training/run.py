@@ -14,6 +14,7 @@ from training.data.open import find_data
 from training.engine import Devices, end_with_parent, is_first_process, make_fabric, meeting_point
 from training.peers import watched_by_all
 from training.recipes import DataFacts
+from training.serving_path import metadata_of
 from training.train_state import has_state
 from training.trainer import Trainer
 
@@ -77,7 +78,9 @@ def resolve(
     if config.decay_at and changes.get("steps", "").isdigit():  # a shorter run has its steps down earlier
         places = {round(at * int(changes["steps"]) / config.steps) for at in config.decay_at}
         changes.setdefault("decay_at", ",".join(map(str, sorted(places))))
-    return with_changes(config, changes), train, val
+    config = with_changes(config, changes)
+    metadata_of(config.model)  # what no server could run is refused now, and not when it is scored after an hour
+    return config, train, val
 
 
 def check_data(train: DataIndex, val: DataIndex) -> None:

@@ -36,8 +36,11 @@ class RunLog:
         if not self._path.exists():
             writer.writeheader()
         writer.writerow(row)
-        with self._path.open("a", newline="") as file:
-            file.write(text.getvalue())
+        try:
+            with self._path.open("a", newline="") as file:
+                file.write(text.getvalue())
+        except OSError as error:
+            raise OSError(f"cannot write {self._path}: {error}") from error
         with self._new_board_after_an_error():
             for name, value in values.items():
                 self._board.add_scalar(f"training/{name}", value, step)
@@ -61,10 +64,10 @@ class RunLog:
         """TensorBoard's writer never writes again after an error, though the disk may have room again."""
         try:
             yield
-        except OSError:
+        except OSError as error:
             self.close()
             self._board = SummaryWriter(str(self._board_path))
-            raise
+            raise OSError(f"cannot write {self._board_path}: {error}") from error
 
 
 def _cut(path: Path, step: int) -> None:

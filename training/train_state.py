@@ -31,9 +31,11 @@ def save_state(state: dict[str, Any], folder: Path) -> None:
             os.fsync(file.fileno())
         if fault := _fault(part):
             raise OSError(f"{part} reads back damaged: {fault}")
-    except (OSError, RuntimeError) as error:  # torch's own writer makes a RuntimeError of a full disk
+    except (OSError, RuntimeError) as error:
         part.unlink(missing_ok=True)
-        raise OSError(f"cannot write {path}: {error}") from error
+        # torch's own writer makes a RuntimeError of a full disk, in words that do not say so.
+        reason = error if isinstance(error, OSError) else f"the disk is full, or a limit of it reached ({error})"
+        raise OSError(f"cannot write {path}: {reason}") from error
     if path.exists():
         path.replace(folder / PREVIOUS)
     part.replace(path)

@@ -11,6 +11,7 @@ from lightning_fabric import Fabric
 from rich.console import Console
 from torch import Tensor
 
+from batch.durable import write_bytes
 from model.knet import KNet
 from training.checkpoints import Checkpoints
 from training.config import TrainConfig
@@ -175,13 +176,7 @@ class Trainer:
         page = self.out / PAGES / f"step_{self.step:06d}.png"
         scores, picture = evaluate_network(network, self.val, show_progress=self.console.is_terminal)
 
-        def write_page() -> None:
-            page.parent.mkdir(exist_ok=True)
-            page.write_bytes(picture)
-
-        is_saved = self._survive(write_page)
-        if not is_saved:
-            page.unlink(missing_ok=True)
+        is_saved = self._survive(lambda: write_bytes(page, picture))
         if self.step == self.config.steps:
             print_scores(scores, self.console)
 

@@ -90,3 +90,21 @@ def test_splits_with_other_categories_are_a_problem_that_is_told(data, tmp_path)
     assert result.exit_code == 1
     assert "train and val have different categories" in result.output
     assert (tmp_path / "out" / "check.json").exists()
+
+
+def test_a_set_without_training_images_is_looked_at_too(data, tmp_path):
+    folder = tmp_path / "coco" / "val"
+    folder.mkdir(parents=True)
+    (folder / "0.png").write_bytes((data / "images" / "0.png").read_bytes())
+    document = {
+        "categories": [{"id": 1, "name": "soil"}],
+        "images": [{"id": 1, "file_name": "0.png", "height": 40, "width": 60}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "segmentation": [[1, 1, 20, 1, 20, 20]]}],
+    }
+    (folder / "_annotations.coco.json").write_text(json.dumps(document))
+    result = run(tmp_path / "coco", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    assert "there are no images to train with" in result.output
+    assert "Suggested" not in result.output
+    report = json.loads((tmp_path / "out" / "check.json").read_text())
+    assert (report["kind"], list(report["statistics"]), report["suggestions"]) == ("instance", ["val"], [])

@@ -22,6 +22,12 @@ def change(folder, edit):
     save_file(tensors, folder / WEIGHTS)
 
 
+def test_who_may_read_the_config_may_read_the_weights(folder):
+    (folder / "other").touch()
+    modes = {(folder / name).stat().st_mode for name in (CONFIG, WEIGHTS, "other")}
+    assert len(modes) == 1
+
+
 def test_a_loaded_network_is_the_saved_one(tmp_path, config):
     torch.manual_seed(0)
     network = KNet(config)

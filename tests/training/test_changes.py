@@ -62,6 +62,7 @@ def test_fields_that_depend_on_each_other_change_at_once():
         ("mode=medium", "mode is 'medium'; legal: fast, slow"),
         ("flag=1", "flag is '1'; legal: true, false"),
         ("rate=high", "rate is 'high'; legal: a number"),
+        ("rate=nan", "rate is 'nan'; legal: a number"),
         ("inner.low=1.5", "inner.low is '1.5'; legal: a whole number"),
         ("inner.size=1,2,3", "inner.size is '1,2,3'; legal: 2 values"),
         ("weights=3", "weights is '3'; legal: a JSON object"),

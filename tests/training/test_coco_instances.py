@@ -173,3 +173,46 @@ def test_the_samples_detection_form_has_the_objects_of_its_panoptic_form(tmp_pat
     assert len(found) == 4
     for (form, name), objects in found.items():
         assert objects == found["panoptic", name], form
+
+
+@pytest.mark.parametrize(
+    ("categories", "message"),
+    [
+        (({"id": 0, "name": "cat"}, {"id": 7, "name": "cat"}), "categories 0, 7 have the same name 'cat': rename"),
+        (({"id": 7, "name": " "},), "category 7 has no name"),
+        (({"id": -1, "name": "cat"}, {"id": 7, "name": "dog"}), r"category -1 \(cat\): the id is negative"),
+    ],
+)
+def test_a_category_that_no_model_could_have_is_told(data, categories, message):
+    with pytest.raises(ValueError, match=message):
+        read(data, annotation(), categories=categories)
+
+
+def test_images_of_one_name_in_several_folders_are_told_apart(data):
+    names = [f"video{folder}/{number}.png" for folder in "ab" for number in range(4)]
+    for name in names:
+        (data / "all" / name).parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(data / "all" / name), np.zeros((8, 10), np.uint8))
+    document = {
+        "categories": [{"id": 7, "name": "cat"}],
+        "images": [{"id": i, "file_name": name, "height": 8, "width": 10} for i, name in enumerate(names)],
+        "annotations": [annotation(id=i, image_id=i) for i in range(len(names))],
+    }
+    (data / "all.json").write_text(json.dumps(document))
+    folders = {"images": "all", "labels": "all.json"}
+
+    def split(name):
+        return {record.image_path.relative_to(data / "all").as_posix() for record in open_data(data, name).records}
+
+    (data / "data.json").write_text(json.dumps(folders))
+    assert split("train") | split("val") == set(names)
+    assert not split("train") & split("val")
+    both = {name: folders | {"list": f"{name}.txt"} for name in ("train", "val")}
+    (data / "data.json").write_text(json.dumps(both))
+    (data / "train.txt").write_text("\n".join(names[:4]))
+    (data / "val.txt").write_text("\n".join(names[4:]))
+    assert split("train") == set(names[:4])
+    assert split("val") == set(names[4:])
+    (data / "val.txt").write_text("1.png")
+    with pytest.raises(ValueError, match="several images are called so: write videoa/1, videob/1"):
+        split("val")

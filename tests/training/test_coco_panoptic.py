@@ -151,7 +151,10 @@ def test_a_list_chooses_images(data):
     (data / "mine.txt").write_text("2.png\n")
     assert [record.image_path.name for record in open_data(data, "train").records] == ["2.png"]
     (data / "mine.txt").write_text("2.png\n3.png\n")
-    with pytest.raises(ValueError, match=r"no annotation of: 3; take them off the list"):
+    with pytest.raises(
+        ValueError,
+        match=r"annotations/panoptic_train2017\.json cannot be used:\n  3.png is listed, but no such image is there",
+    ):
         open_data(data, "train")
 
 

@@ -1,4 +1,5 @@
 import json
+import unicodedata
 
 import numpy as np
 import pytest
@@ -139,5 +140,61 @@ def test_share_and_stability_of_the_split():
     assert 0.12 < len(val) / 2000 < 0.18
     assert choose(names, "train") == set(names) - val
     assert choose(names[:1000], "val") == val & set(names[:1000])
+    assert not choose(["a", "a", "b"], "train") & choose(["a", "a", "b"], "val")
     with pytest.raises(ValueError, match="1 images cannot be split"):
         choose(["a"], "val")
+
+
+def test_a_description_written_on_windows_is_read(data):
+    describe(data, ignore_index=7)
+    text = (data / "data.json").read_text()
+    (data / "data.json").write_bytes(text.encode("utf-8-sig"))
+    assert [known.name for known in open_data(data, "train").categories] == ["class 0", "class 1"]
+    (data / "data.json").write_bytes(text.encode("utf-16"))
+    with pytest.raises(ValueError, match=r"data\.json is no text in UTF-8 .*save it as UTF-8"):
+        open_data(data, "train")
+
+
+def test_a_listed_name_that_several_images_have_is_told(tmp_path, files):
+    for name in ("a/1", "b/1", "b/2"):
+        files.save(tmp_path / "images" / f"{name}.png", files.noise())
+        files.save(tmp_path / "labels" / f"{name}.png", files.labels(0, 1))
+    listed = tmp_path / "val.txt"
+    listed.write_text("any/images/b/1.png\n2\n")
+    assert [record.image_path.name for record in open_data(tmp_path, "train").records] == ["1.png"]
+    assert open_data(tmp_path, "train").records[0].image_path.parent.name == "a"
+    listed.write_text("1\n")
+    with pytest.raises(ValueError, match="1 is listed, and several images are called so: write a/1, b/1"):
+        open_data(tmp_path, "val")
+    listed.write_text("c/2\n")
+    with pytest.raises(ValueError, match="c/2 is listed, but no such image is there"):
+        open_data(tmp_path, "val")
+
+
+def test_an_accent_may_be_one_character_or_two(tmp_path, files):
+    for number in range(2):
+        files.save(tmp_path / "images" / unicodedata.normalize("NFD", f"blüte{number}.png"), files.noise())
+        files.save(tmp_path / "labels" / unicodedata.normalize("NFC", f"blüte{number}.png"), files.labels(0, 1))
+    (tmp_path / "val.txt").write_text(unicodedata.normalize("NFC", "blüte1"), encoding="utf-8")
+    assert len(open_data(tmp_path, "val").records) == 1
+
+
+def test_a_palette_in_another_order_than_the_categories_swaps_no_classes(data, files):
+    palette = [0, 0, 0, 128, 0, 0, *[0, 0, 1] * 5, 224, 224, 192]  # values 0, 1 and 7
+    for name in "abcd":
+        files.save(data / "classes" / f"{name}.png", files.labels(0, 1, 7), palette)
+    categories = [{"name": "plane", "colour": [128, 0, 0]}, {"name": "ground", "colour": [0, 0, 0]}]
+    with pytest.raises(ValueError, match=r"value 0 has the colour of 'ground' .*give each category its \"value\""):
+        open_data(describe(data, format="semantic", categories=categories, ignore_index=7), "train")
+    index = open_data(describe(data, format="semantic", categories=categories, ignore_colour=[224, 224, 192]), "train")
+    assert (class_map(index) == files.labels(1, 0, -1, dtype=np.int64)).all()
+    index = open_data(describe(data, format="semantic", categories=categories[::-1], ignore_index=7), "train")
+    assert (class_map(index) == files.labels(0, 1, -1, dtype=np.int64)).all()
+
+
+def test_labels_in_jpeg_are_told(data):
+    for name in "abcd":
+        path = data / "classes" / f"{name}.png"
+        path.rename(path.with_suffix(".jpg"))
+    with pytest.raises(ValueError, match=r"a\.png has no labels in .*JPEG is not taken, as it changes labels"):
+        open_data(describe(data), "train")

@@ -1,6 +1,7 @@
 """Data sets in the folders that they come in, opened without a word about them."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -245,3 +246,16 @@ def test_labels_whose_name_begins_with_that_of_another_image_are_missed(tmp_path
     files.save(tmp_path / "labels" / "10.png", files.labels(0, 1))
     with pytest.raises(ValueError, match=r"10\.png has no image in"):
         open_data(tmp_path, "train")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_folder_that_may_not_be_read_is_no_folder_without_images(tmp_path, files):
+    for number in range(2):
+        files.save(tmp_path / "images" / "a" / f"{number}.png", files.noise())
+        files.save(tmp_path / "labels" / "a" / f"{number}.png", files.labels(0, 1))
+    (tmp_path / "labels" / "a").chmod(0)
+    try:
+        with pytest.raises(PermissionError, match="labels/a"):
+            open_data(tmp_path, "train")
+    finally:
+        (tmp_path / "labels" / "a").chmod(0o755)

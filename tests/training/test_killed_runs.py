@@ -75,6 +75,7 @@ def test_a_full_disk_is_reported_and_survived(discs, tmp_path):
     text = finish(process, expected=1)
     assert text.count("Training goes on") >= 2
     assert "cannot write" in text
+    assert "state.pt: the disk is full, or a limit of it reached" in text
     assert "what it gave could not be saved" in text
     assert num_rows(limited) == 4
     assert not list(limited.rglob("*.part"))

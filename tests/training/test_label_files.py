@@ -121,8 +121,10 @@ def test_label_maps_have_an_object_a_number_and_the_background_last(tmp_path, fi
 
 def test_label_map_of_another_size_or_with_colours_is_refused(tmp_path, files):
     path = files.save(tmp_path / "a.png", files.labels(0, 1))
-    with pytest.raises(ValueError, match=r"a\.png is 10x8, its image 11x8"):
+    with pytest.raises(ValueError, match=r"a\.png is 10x8, its image 11x8: replace"):
         LabelMapSource(path=path).read(8, 11)
+    with pytest.raises(ValueError, match=r"its image 8x10 as it is shown, EXIF orientation applied: replace"):
+        LabelMapSource(path=path).read(10, 8)
     files.save(path, files.coloured((1, 2, 3), (4, 5, 6)))
     with pytest.raises(ValueError, match=r"a\.png holds colours.*\"format\": \"semantic\""):
         LabelMapSource(path=path).read(8, 10)

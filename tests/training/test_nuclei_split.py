@@ -116,6 +116,8 @@ def test_missing_and_wrong_entries_name_file_and_line(tmp_path):
     assert not is_dsb2018(tmp_path)
     index = source / "index.csv"
     text = index.read_text()
+    index.write_text(text, encoding="utf-8-sig")
+    assert [field.id for field in read_index(source)] == ["a", "b"]
     index.write_text(text.replace("b,160", "b,wide"))
     with pytest.raises(ValueError, match=r"index\.csv, line 3"):
         read_index(source)

@@ -1,6 +1,7 @@
 import dataclasses
 import re
 
+import numpy as np
 import pytest
 import typer.testing
 
@@ -34,6 +35,13 @@ def test_regions_and_objects_train_every_kind_and_others_only_their_own(name, ca
     for other in KINDS - {kind, "panoptic"}:
         with pytest.raises(ValueError, match=rf"recipe '{name}' trains a network of kind {kind}, .*legal: .*{other}"):
             make_config(name, facts_of(other, categories))
+
+
+@pytest.mark.parametrize("name", ["small_panoptic", "small_instance"])
+def test_regions_alone_train_semantic_networks_whatever_their_format(name, categories):
+    facts = facts_of("panoptic", tuple(category for category in categories if not category.is_thing))
+    with pytest.raises(ValueError, match=r"annotated as panoptic \(no things\) .*legal: small_semantic, s"):
+        make_config(name, facts)
 
 
 def test_an_unknown_recipe_is_refused_with_those_there_are(categories):
@@ -115,3 +123,23 @@ def test_a_shorter_run_of_the_papers_has_its_steps_down_earlier(tmp_path, files)
     assert config.decay_at == (5000,)
     with pytest.raises(ValueError, match="steps is 'many'"):
         resolve("semantic_r50_80k", tmp_path, changes={"steps": "many"})
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("model.canvas_sizes", "512,256", r"canvas_sizes is \(512, 256\); legal: with geometry tile: each above"),
+        ("model.tile_overlap", "200", "tile_overlap is 200; legal: 0 up to 128"),
+        ("weight_decay", "-1", "weight_decay is -1.0; legal: 0 and above"),
+        ("final_factor", "2", "final_factor is 2.0; legal: 0 to 1"),
+        ("loss.rank_weight", "-1", "rank_weight is -1.0; legal: 0 and above"),
+        ("loss.matcher.dice_weight", "-1", "dice_weight is -1.0; legal: 0 and above"),
+    ],
+)
+def test_a_setting_that_makes_no_sense_is_refused_before_the_first_step(key, value, message, tmp_path, files):
+    for number in range(2):
+        files.save(tmp_path / "images" / f"{number}.png", files.noise())
+        files.save(tmp_path / "instance_maps" / f"{number}.png", files.labels(0, 1 + number, dtype=np.uint16))
+    resolve("nuclei", tmp_path, changes={"model.canvas_sizes": "256"})
+    with pytest.raises(ValueError, match=message):
+        resolve("nuclei", tmp_path, changes={"model.canvas_sizes": "256", key: value})

@@ -43,14 +43,31 @@ class CocoJson:
             entry = {"isthing": is_thing} | entry
             if not is_int(entry.get("id")) or not isinstance(entry.get("name"), str):
                 self.problems.add(f"categories[{index}]: needs an integer 'id' and a 'name'; has {entries[index]}")
+            elif entry["id"] < 0:
+                self.problems.add(f"category {entry['id']} ({entry['name']}): the id is negative; legal: 0 and above")
             elif entry["isthing"] not in (0, 1):
                 self.problems.add(f"category {entry['id']} ({entry['name']}): set 'isthing' to 0 or 1")
             else:
                 valid.append(entry)
+        self._check_names(valid)
         valid.sort(key=lambda entry: (not entry["isthing"], entry["id"]))
         categories = tuple(self._coloured(valid))
         self.problems.raise_if_any()  # without categories every annotation would be a problem
         return categories
+
+    def _check_names(self, entries: list[dict[str, Any]]) -> None:
+        """Models and data meet by names. An annotation tool may list its project as a category of the same name."""
+        of_name: dict[str, list[int]] = {}
+        for entry in entries:
+            of_name.setdefault(entry["name"], []).append(entry["id"])
+        for name, ids in of_name.items():
+            if not name.strip():
+                self.problems.add(f"category {ids[0]} has no name: give it one")
+            if len(ids) > 1:
+                self.problems.add(
+                    f"categories {', '.join(map(str, ids))} have the same name {name!r}: rename all but one, or remove "
+                    "those that no annotation has"
+                )
 
     def _coloured(self, entries: list[dict[str, Any]]) -> Iterator[Category]:
         for index, entry in enumerate(entries):

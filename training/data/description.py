@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from training.data.splits import VAL_FRACTION
-from training.data.text_file import lines_of
+from training.data.text_file import lines_of, text_of
 
 FILE_NAME = "data.json"
 Format = Literal["coco_panoptic", "coco_instances", "semantic", "label_maps"]
@@ -113,7 +113,7 @@ def read_description(data: Path, path: Path | None) -> Description:
         if not path.is_file():
             return Description()
     try:
-        return _with_lists_beside(path, Description.model_validate_json(path.read_bytes()))
+        return _with_lists_beside(path, Description.model_validate_json(text_of(path)))
     except FileNotFoundError as error:
         raise ValueError(f"{path} is missing") from error
     except ValidationError as error:

@@ -1,5 +1,6 @@
 """Data sets of two folders, images and label images: from the folders to records."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +10,11 @@ from training.data.class_names import CLASS_LISTS, Classes, has_colours_of, is_c
 from training.data.colours import distinct_colour
 from training.data.description import Description, Folders, listed_names
 from training.data.index import DataIndex, Record, Source, Split
-from training.data.label_file import read_label_image
+from training.data.label_file import read_label_image, unique_codes
 from training.data.label_maps import CATEGORIES, LabelMapSource
 from training.data.pairs import Pair, pair_files
 from training.data.problems import Problems
-from training.data.semantic_png import ClassCode, SemanticSource, colour_code
+from training.data.semantic_png import ClassCode, SemanticSource, colour_code, read_codes
 from training.data.size import image_size
 from training.data.splits import choose
 
@@ -178,6 +179,8 @@ def semantic_code(
                 colour=category.colour[0] if category.colour else distinct_colour(index),
             )
         )
+    if not is_colour and not any(category.value for category in classes.categories):
+        _check_palettes(label_paths[:NUM_LOOKED_AT], classes, class_of)
     if not categories:
         raise ValueError(
             f"the labels of {data} hold nothing but void, such as {label_paths[0]}: give the values or colours of the "
@@ -199,3 +202,24 @@ def _is_colour(classes: Classes, description: Description, label_paths: tuple[Pa
         return False
     known = {colour for category in classes.categories for colour in category.colour} | set(description.ignore_colour)
     return any(has_colours_of(path, known) for path in label_paths)
+
+
+def _check_palettes(label_paths: tuple[Path, ...], classes: Classes, class_of: Mapping[int, int | None]) -> None:
+    """Raise ValueError where a palette has the colours of the categories in another order than their values.
+
+    Such files are no colours only because some of their colours are not listed, and classes would be swapped.
+    """
+    named = [category for category in classes.categories if not is_void(category)]
+    of_colour = {colour_code(colour): index for index, known in enumerate(named) for colour in known.colour}
+    for path in label_paths:
+        if read_label_image(path, palette_as_colours=True).ndim == 2:
+            continue
+        codes, values = read_codes(path, is_colour=True), read_codes(path, is_colour=False)
+        for value in unique_codes(values)[0]:
+            index = of_colour.get(int(codes[values == value][0]))
+            if index is not None and class_of.get(value) != index:
+                raise ValueError(
+                    f"{path}: value {value} has the colour of {named[index].name!r} in the file's palette, and is not "
+                    'its value by the list of categories: give each category its "value" in data.json, or list all '
+                    'colours, those of void as "ignore_colour"'
+                )

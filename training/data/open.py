@@ -1,5 +1,6 @@
 """A folder of images and annotations, whatever its format, as what training and evaluation read."""
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -10,8 +11,10 @@ from training.data.coco_instances import find_coco_instances, read_coco_instance
 from training.data.coco_panoptic import find_coco_panoptic, read_coco_panoptic
 from training.data.description import Description, Folders, listed_names, read_description
 from training.data.folders import read_folders
-from training.data.index import DataIndex, Split
+from training.data.index import DataIndex, Record, Split
 from training.data.layouts import LOOKED_FOR, recognise
+from training.data.pairs import composed, listed
+from training.data.problems import Problems
 from training.data.splits import choose
 from training.nuclei import is_dsb2018, nuclei_index
 
@@ -79,9 +82,10 @@ def _coco(data: Path, given: Description) -> DataFolder | None:
     )
     for name, find, read in formats:
         if given.format in (None, name):
-            readers = {split: partial(read, *paths) for split in get_args(Split) if (paths := find(data, split))}
+            found = {split: paths for split in get_args(Split) if (paths := find(data, split))}
+            readers = {split: partial(read, *paths) for split, paths in found.items()}
             if "train" in readers or "val" in readers:
-                return _by_readers(data, readers, given.val_fraction)
+                return _by_readers(data, readers, given.val_fraction, {split: at[1] for split, at in found.items()})
     return None
 
 
@@ -91,7 +95,8 @@ def _described(data: Path, given: Description) -> DataFolder:
     named = {split: some for split, some in folders.items() if some is not None}
     if all(some.labels.endswith(".json") for some in named.values()):
         readers = {split: partial(_described_coco, data, some, given) for split, some in named.items()}
-        return _by_readers(data, readers, given.val_fraction)
+        image_dirs = {split: data / some.images for split, some in named.items()}
+        return _by_readers(data, readers, given.val_fraction, image_dirs)
     if given.format in COCO_FORMATS:
         raise ValueError(f"'labels' is {named['train'].labels!r}; legal for {given.format}: the JSON file")
     return _folders(data, given)
@@ -102,14 +107,19 @@ def _folders(data: Path, description: Description) -> DataFolder:
     return DataFolder(path=data, splits=splits, reader=lambda split: read_folders(data, split, description))
 
 
-def _by_readers(data: Path, readers: Mapping[Split, Callable[[], DataIndex]], val_fraction: float) -> DataFolder:
+def _by_readers(
+    data: Path,
+    readers: Mapping[Split, Callable[[], DataIndex]],
+    val_fraction: float,
+    image_dirs: Mapping[Split, Path],
+) -> DataFolder:
     """Of files that hold a split each; without one for validation, that of the training images holds both."""
     if "val" in readers:
         return DataFolder(path=data, splits=tuple(readers), reader=lambda split: readers[split]())
     whole = cache(readers["train"])
 
     def read(split: Split) -> DataIndex:
-        return readers["test"]() if split == "test" else _part(whole(), split, val_fraction)
+        return readers["test"]() if split == "test" else _part(whole(), split, val_fraction, image_dirs["train"])
 
     splits = get_args(Split) if "test" in readers else TRAIN_VAL
     return DataFolder(path=data, splits=splits, reader=read)
@@ -120,28 +130,33 @@ def _described_coco(data: Path, folders: Folders, given: Description) -> DataInd
     if given.categories:
         raise ValueError(f"{annotation_json} has the categories: take them out of data.json")
     png_dir = annotation_json.with_suffix("")
-    if given.format == "coco_panoptic" or (given.format is None and png_dir.is_dir()):
+    has_png_dir = png_dir.is_dir() and png_dir.resolve() != image_dir.resolve()
+    if given.format == "coco_panoptic" or (given.format is None and has_png_dir):
         index = read_coco_panoptic(annotation_json, image_dir, png_dir)
     else:
         index = read_coco_instances(annotation_json, image_dir)
     names = listed_names(data, folders)
-    return index if names is None else _only(index, names, annotation_json)
+    return index if names is None else _only(index, names, annotation_json, image_dir)
 
 
-def _only(index: DataIndex, names: Sequence[str], annotation_json: Path) -> DataIndex:
+def _only(index: DataIndex, names: Sequence[str], annotation_json: Path, image_dir: Path) -> DataIndex:
     """The images that a list names."""
-    wanted = {Path(name).stem for name in names}
-    if missing := wanted - {record.image_path.stem for record in index.records}:
-        shown = ", ".join(sorted(missing)[:5])
-        raise ValueError(f"listed images that {annotation_json} has no annotation of: {shown}; take them off the list")
-    return replace(index, records=tuple(r for r in index.records if r.image_path.stem in wanted))
+    problems = Problems(where=annotation_json)
+    chosen = listed(names, {_name(record, image_dir) for record in index.records}, problems)
+    problems.raise_if_any()
+    return replace(index, records=tuple(record for record in index.records if _name(record, image_dir) in chosen))
 
 
-def _part(index: DataIndex, split: Split, val_fraction: float) -> DataIndex:
+def _part(index: DataIndex, split: Split, val_fraction: float, image_dir: Path) -> DataIndex:
     """One split of an index that holds all images."""
-    chosen = choose([record.image_path.stem for record in index.records], split, val_fraction)
-    records = tuple(record for record in index.records if record.image_path.stem in chosen)
+    chosen = choose([_name(record, image_dir) for record in index.records], split, val_fraction)
+    records = tuple(record for record in index.records if _name(record, image_dir) in chosen)
     note = (
         f"no validation split is given: {len(records)} of {len(index.records)} images are in this one, by their names"
     )
     return replace(index, records=records, notes=(*index.notes, note))
+
+
+def _name(record: Record, image_dir: Path) -> str:
+    """The image's path below its folder, without file ending. Images in several folders may share the last part."""
+    return composed(Path(os.path.relpath(record.image_path, image_dir)).with_suffix("").as_posix())

@@ -1,13 +1,15 @@
 """Images and their label images, found by name in two folders."""
 
 import os
-from collections.abc import Collection, Iterator
+import unicodedata
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from training.data.problems import Problems
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp"})
+JPEGS = frozenset({".jpg", ".jpeg"})
 LABEL_SUFFIXES = frozenset({".png", ".tif", ".tiff", ".bmp", ".gif"})
 # What names of labels have after the image's stem; the first that exists is taken.
 LABEL_ENDINGS = (
@@ -41,7 +43,10 @@ def pair_files(image_dir: Path, label_dir: Path, *, names: Collection[str] | Non
     labels = _by_key(label_dir, LABEL_SUFFIXES, (), problems)
     if not images:
         raise ValueError(f"{image_dir} has no image ({', '.join(sorted(IMAGE_SUFFIXES))})")
-    chosen = set(images) if names is None else _listed(names, images, problems)
+    chosen = set(images) if names is None else listed(names, images, problems)
+    jpegs = {
+        _key(path, label_dir, LABEL_ENDINGS[1:]) for path in _files_below(label_dir) if path.suffix.lower() in JPEGS
+    }
     pairs = []
     for key in sorted(images):
         label_path = next((labels[key + ending] for ending in LABEL_ENDINGS if key + ending in labels), None)
@@ -49,7 +54,8 @@ def pair_files(image_dir: Path, label_dir: Path, *, names: Collection[str] | Non
             pairs.append(Pair(name=_name(images[key], image_dir), image_path=images[key], label_path=label_path))
         elif key in chosen:
             wanted = f"{key}.png, {key}_mask.png, {key}_label.png, ..."
-            problems.add(f"{images[key]} has no labels in {label_dir} ({wanted}); add them or remove the image")
+            what = "JPEG is not taken, as it changes labels" if key in jpegs else "add them or remove the image"
+            problems.add(f"{images[key]} has no labels in {label_dir} ({wanted}); {what}")
     for key, path in sorted(labels.items()):
         # Beside the labels may be other pictures of the same image, as in Cityscapes. 10 is none of image 1.
         starts = (key[:end] for end in range(len(key), 0, -1) if not key[end : end + 1].isalnum())
@@ -72,8 +78,15 @@ def _by_key(folder: Path, suffixes: Collection[str], endings: tuple[str, ...], p
 
 
 def _files_below(folder: Path) -> Iterator[Path]:
-    """Those of linked folders too, unless a link leads back; none that is hidden or in a hidden folder."""
-    for parent, folders, names in os.walk(folder, followlinks=True):
+    """Those of linked folders too, unless a link leads back; none that is hidden or in a hidden folder.
+
+    Raises OSError where a folder may not be read: what is in it would be missing without a word.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    for parent, folders, names in os.walk(folder, followlinks=True, onerror=refuse):
         above = Path(parent).resolve()
         folders[:] = [
             name
@@ -83,27 +96,46 @@ def _files_below(folder: Path) -> Iterator[Path]:
         yield from (Path(parent, name) for name in names if not name.startswith("."))
 
 
-def _listed(names: Collection[str], images: dict[str, Path], problems: Problems) -> set[str]:
-    """Keys of the images that a list names, by path or by the last part of it."""
-    by_last = {Path(key).name: key for key in images}
+def listed(names: Iterable[str], images: Collection[str], problems: Problems) -> set[str]:
+    """Those of `images`, paths without ending, that a list names: by path, or by the end of it where that is of one.
 
-    def find(name: str) -> str | None:
+    A list may also have more of the path than `images`. What cannot be told is added to `problems`.
+    """
+    by_end: dict[str, list[str]] = {}
+    for image in images:
+        for end in _ends(image):
+            by_end.setdefault(end, []).append(image)
+
+    def find(name: str) -> list[str]:
         is_file = Path(name).suffix.lower() in IMAGE_SUFFIXES
-        stem = (Path(name).with_suffix("") if is_file else Path(name)).as_posix()
-        return stem if stem in images else by_last.get(Path(stem).name)
+        stem = composed((Path(name).with_suffix("") if is_file else Path(name)).as_posix())
+        whole = [end for end in _ends(stem) if end in images]
+        return whole[:1] or by_end.get(stem, [])
 
     chosen = set()
     for name in names:
-        key = find(name) or find(name.split()[0])  # some lists have the labels in a second column
-        if key is None:
+        found = find(name) or find(name.split()[0])  # some lists have the labels in a second column
+        if not found:
             problems.add(f"{name} is listed, but no such image is there: add it or remove the line")
-        else:
-            chosen.add(key)
+        elif len(found) > 1:
+            problems.add(f"{name} is listed, and several images are called so: write {', '.join(sorted(found)[:3])}")
+        chosen.update(found[:1])
     return chosen
 
 
+def _ends(path: str) -> Iterator[str]:
+    """a/b/c, b/c, c."""
+    parts = path.split("/")
+    return ("/".join(parts[start:]) for start in range(len(parts)))
+
+
+def composed(name: str) -> str:
+    """A file name with each accented letter as one character: macOS writes two, and both look the same."""
+    return unicodedata.normalize("NFC", name)
+
+
 def _name(path: Path, folder: Path) -> str:
-    return path.relative_to(folder).with_suffix("").as_posix()
+    return composed(path.relative_to(folder).with_suffix("").as_posix())
 
 
 def _key(path: Path, folder: Path, endings: tuple[str, ...]) -> str:

@@ -14,9 +14,9 @@ def choose(names: Sequence[str], split: Split, val_fraction: float = VAL_FRACTIO
     An image is for validation if the SHA-256 of its name, as a fraction of the largest, is below `val_fraction`. So
     that none of the splits is empty, the smallest is in any case and the largest is not.
     """
-    if len(names) < 2:
-        raise ValueError(f"a data set of {len(names)} images cannot be split; legal: 2 and above")
-    ordered = sorted(names, key=_fraction)
+    ordered = sorted(set(names), key=_fraction)
+    if len(ordered) < 2:
+        raise ValueError(f"a data set of {len(ordered)} images cannot be split; legal: 2 and above")
     count = sum(_fraction(name) < val_fraction for name in ordered)
     count = min(max(count, 1), len(ordered) - 1)
     return set(ordered[:count] if split == "val" else ordered[count:])
