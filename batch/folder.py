@@ -161,9 +161,11 @@ def _lock(work: Path) -> IO[bytes]:
     file = (work / "lock").open("wb")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
+    except BlockingIOError as error:
         file.close()
         raise ValueError(f"another process works at the job in {work.parent}") from error
+    except OSError:  # of a file system that has no locks
+        pass
     return file
 
 

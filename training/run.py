@@ -1,6 +1,7 @@
 """A recipe on a data set: what `knet train` does."""
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 
 from rich.console import Console
@@ -12,6 +13,7 @@ from training.data.check import check, compare_splits
 from training.data.index import DataIndex
 from training.data.open import find_data
 from training.engine import Devices, end_with_parent, is_first_process, make_fabric, meeting_point
+from training.only_run import only_run_in
 from training.peers import watched_by_all
 from training.recipes import DataFacts
 from training.serving_path import metadata_of
@@ -43,18 +45,20 @@ def train_recipe(
         skip_check: do not open every image before the first step. A resumed run never does.
 
     Raises:
-        ValueError: an unknown recipe or setting, data that cannot be used, or another run in `out`.
+        ValueError: an unknown recipe or setting, data that cannot be used, or another run in `out`, or a process that
+            trains there.
     """
     config, train, val = resolve(name, data, changes=changes, description=description)
     fabric = make_fabric(devices, config.precision)
     if is_first_process() and not skip_check and not has_state(out):
         check_data(train, val)
-    if (where := meeting_point(fabric)) is not None:
-        Console(soft_wrap=True).print(f"waiting for {where}", markup=False)
-    fabric.launch()
-    end_with_parent()
-    with watched_by_all(fabric):
-        Trainer(config, train, val, out, fabric).run()
+    with only_run_in(out) if is_first_process() else nullcontext():
+        if (where := meeting_point(fabric)) is not None:
+            Console(soft_wrap=True).print(f"waiting for {where}", markup=False)
+        fabric.launch()
+        end_with_parent()
+        with watched_by_all(fabric):
+            Trainer(config, train, val, out, fabric).run()
 
 
 def resolve(
