@@ -13,7 +13,7 @@ class Compression(GZipMiddleware):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
         if scope["type"] == "http":
-            scope = {**scope, "headers": list(scope["headers"])}
+            scope["headers"] = list(scope["headers"])  # no new scope: layers around this one read what routing adds
             given = ",".join(Headers(scope=scope).getlist("accept-encoding"))
             MutableHeaders(scope=scope)["accept-encoding"] = "gzip" if takes(given, "gzip") else "identity"
         await super().__call__(scope, receive, send)
