@@ -140,7 +140,7 @@ class _Seat:
         self._limits = limits
         self._introduce = introduce
         self._jobs: dict[int, _Job] = {}
-        self._owed: dict[int, float] = {}  # deadlines of what the process has not answered, awaited or not
+        self._owed: dict[int, float] = {}  # deadlines of what was handed over and not answered, awaited or not
         self._job_numbers = itertools.count(1)
         self._lock = threading.Lock()
         self._closing = threading.Event()
@@ -151,8 +151,8 @@ class _Seat:
 
     @property
     def num_jobs(self) -> int:
-        """Images that it has."""
-        return len(self._owed)
+        """Images that it has or will have."""
+        return len(self._jobs.keys() | self._owed.keys())
 
     def memory_bytes(self) -> int:
         """Resident memory of the process, 0 between two."""
@@ -203,7 +203,6 @@ class _Seat:
             if process is None or not self.is_ready:
                 raise self._down()
             self._jobs[key] = job
-            self._owed[key] = ticket.deadline
         message = {
             "job": key,
             "model": number,
@@ -222,6 +221,11 @@ class _Seat:
         return outcome
 
     def _hand_over(self, process: OwnProcess, message: dict[str, Any], data: bytes) -> None:
+        """In the sender's thread; never for an image that is cancelled before its turn."""
+        with self._lock:
+            if process is not self._process:
+                raise self._down()
+            self._owed[message["job"]] = message["deadline"]
         try:
             process.send(message, content=data)
         except EngineDownError as error:
@@ -274,7 +278,8 @@ class _Seat:
         logger.error("%s has not answered for %g s after a deadline", self._name, _HUNG_S)
 
     def _is_hung(self) -> bool:
-        return min(self._owed.copy().values(), default=math.inf) + _HUNG_S < time.monotonic()
+        """By the image that it has had longest: later ones may wait for it, whatever their deadlines."""
+        return next(iter(self._owed.copy().values()), math.inf) + _HUNG_S < time.monotonic()
 
     def _clean_up(self) -> None:
         with self._lock:

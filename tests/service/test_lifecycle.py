@@ -112,6 +112,28 @@ def test_a_codec_that_hangs_is_ended_and_holds_up_no_engine(repository, png, pos
         wait_for(lambda: post(url, posted).status_code, lambda status: status == 200)
 
 
+def test_a_codec_is_not_ended_for_images_that_it_never_had(repository, png, posted, monkeypatch):
+    monkeypatch.setattr(codecs, "_HUNG_S", 1.5)
+    large = png(np.random.default_rng(0).integers(0, 13, (500, 500, 3)).astype(np.uint8))  # more than a pipe holds
+    others = set(multiprocessing.active_children())
+    with (
+        background(Settings(repository=repository, port=0, codec_processes=1)) as url,
+        concurrent.futures.ThreadPoolExecutor(6) as pool,
+    ):
+        wait_ready(url)
+        ours = set(multiprocessing.active_children()) - others
+        (codec,) = (child for child in ours if child.name.startswith("codec"))
+        os.kill(codec.pid, signal.SIGSTOP)
+        # The first fills the pipe; the others are cancelled before they are sent.
+        hasty = url + ROUTE + "?timeout_ms=200"
+        answers = [pool.submit(httpx.post, hasty, content=large, timeout=60) for _ in range(6)]
+        assert {future.result().status_code for future in answers} == {504}
+        os.kill(codec.pid, signal.SIGCONT)
+        time.sleep(3.5)
+        assert codec.is_alive()
+        assert post(url, posted).status_code == 200
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_hung_codec_does_not_keep_a_server_that_stops(serve, repository, png):
     process, url = serve("--repository", str(repository), "--request-timeout-s", "1")
