@@ -5,7 +5,6 @@ slides, and `lock`, which the process holds that works at it. At the end it is g
 made. Pictures are written before the image's line in the journal.
 """
 
-import fcntl
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
@@ -16,6 +15,7 @@ import orjson
 from batch.durable import replacing, write_bytes
 from batch.items import Item
 from batch.journal import Journal
+from batch.lock import hold
 from batch.sinks import Sink
 from batch.slide import LABELS, TABLE
 from batch.steps import Outcome
@@ -139,7 +139,10 @@ def open_folder(out: Path, request: dict[str, Any], items: Iterable[Item], sink:
         return None
     if out.exists() and not work.exists() and any(out.iterdir()):
         raise ValueError(f"{out} is not empty, and no job of `knet batch` is in it: name another folder")
-    lock = _lock(work)  # before the list is made, which two processes would write into one another
+    work.mkdir(parents=True, exist_ok=True)
+    lock = hold(work / "lock")  # before the list is made, which two processes would write into one another
+    if lock is None:
+        raise ValueError(f"another process works at the job in {out}")
     try:
         if not (work / "request.json").exists():
             with replacing(work / "items.jsonl") as file:
@@ -153,20 +156,6 @@ def open_folder(out: Path, request: dict[str, Any], items: Iterable[Item], sink:
     except BaseException:
         lock.close()
         raise
-
-
-def _lock(work: Path) -> IO[bytes]:
-    """A file in the folder of a job's work, which is this process' until it is closed."""
-    work.mkdir(parents=True, exist_ok=True)
-    file = (work / "lock").open("wb")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        file.close()
-        raise ValueError(f"another process works at the job in {work.parent}") from error
-    except OSError:  # of a file system that has no locks
-        pass
-    return file
 
 
 def _check_same(out: Path, request: dict[str, Any], stored: dict[str, Any]) -> None:

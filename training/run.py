@@ -1,11 +1,12 @@
 """A recipe on a data set: what `knet train` does."""
 
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from rich.console import Console
 
+from batch.lock import hold
 from training.changes import with_changes
 from training.choose import find_recipe, make_config
 from training.config import TrainConfig
@@ -13,7 +14,6 @@ from training.data.check import check, compare_splits
 from training.data.index import DataIndex
 from training.data.open import find_data
 from training.engine import Devices, end_with_parent, is_first_process, make_fabric, meeting_point
-from training.only_run import only_run_in
 from training.peers import watched_by_all
 from training.recipes import DataFacts
 from training.serving_path import metadata_of
@@ -52,13 +52,24 @@ def train_recipe(
     fabric = make_fabric(devices, config.precision)
     if is_first_process() and not skip_check and not has_state(out):
         check_data(train, val)
-    with only_run_in(out) if is_first_process() else nullcontext():
+    with _only_run_in(out) if is_first_process() else nullcontext():
         if (where := meeting_point(fabric)) is not None:
             Console(soft_wrap=True).print(f"waiting for {where}", markup=False)
         fabric.launch()
         end_with_parent()
         with watched_by_all(fabric):
             Trainer(config, train, val, out, fabric).run()
+
+
+@contextmanager
+def _only_run_in(out: Path) -> Iterator[None]:
+    """Keep other processes from training in `out`, which is made; raises ValueError where one does."""
+    out.mkdir(parents=True, exist_ok=True)
+    lock = hold(out / ".lock")
+    if lock is None:
+        raise ValueError(f"another process trains in {out}: wait for it, or name another folder")
+    with lock:
+        yield
 
 
 def resolve(

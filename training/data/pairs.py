@@ -4,6 +4,7 @@ import os
 import unicodedata
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from training.data.problems import Problems
@@ -44,9 +45,12 @@ def pair_files(image_dir: Path, label_dir: Path, *, names: Collection[str] | Non
     if not images:
         raise ValueError(f"{image_dir} has no image ({', '.join(sorted(IMAGE_SUFFIXES))})")
     chosen = set(images) if names is None else listed(names, images, problems)
-    jpegs = {
-        _key(path, label_dir, LABEL_ENDINGS[1:]) for path in _files_below(label_dir) if path.suffix.lower() in JPEGS
-    }
+
+    @cache
+    def jpegs() -> set[str]:
+        paths = (path for path in _files_below(label_dir) if path.suffix.lower() in JPEGS)
+        return {_key(path, label_dir, LABEL_ENDINGS[1:]) for path in paths}
+
     pairs = []
     for key in sorted(images):
         label_path = next((labels[key + ending] for ending in LABEL_ENDINGS if key + ending in labels), None)
@@ -54,7 +58,7 @@ def pair_files(image_dir: Path, label_dir: Path, *, names: Collection[str] | Non
             pairs.append(Pair(name=_name(images[key], image_dir), image_path=images[key], label_path=label_path))
         elif key in chosen:
             wanted = f"{key}.png, {key}_mask.png, {key}_label.png, ..."
-            what = "JPEG is not taken, as it changes labels" if key in jpegs else "add them or remove the image"
+            what = "JPEG is not taken, as it changes labels" if key in jpegs() else "add them or remove the image"
             problems.add(f"{images[key]} has no labels in {label_dir} ({wanted}); {what}")
     for key, path in sorted(labels.items()):
         # Beside the labels may be other pictures of the same image, as in Cityscapes. 10 is none of image 1.

@@ -6,27 +6,29 @@ import sys
 
 import pytest
 
+from batch.lock import hold
 from training.engine import Devices
-from training.only_run import only_run_in
 from training.run import train_recipe
 
 HOLD = """
 import sys
 from pathlib import Path
-from training.only_run import only_run_in
-with only_run_in(Path(sys.argv[1])):
-    print("held", flush=True)
-    sys.stdin.read()
+from batch.lock import hold
+lock = hold(Path(sys.argv[1]))
+print("held", flush=True)
+sys.stdin.read()
 """
 
 
 def test_a_second_training_in_a_folder_is_refused_while_the_first_lives(discs, tmp_path):
     out = tmp_path / "run"
-    command = [sys.executable, "-c", HOLD, out]
+    out.mkdir()
+    command = [sys.executable, "-c", HOLD, out / ".lock"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == "held\n"
         with pytest.raises(ValueError, match=r"another process trains in .*run: wait for it, or name another folder"):
             train_recipe("small_panoptic", discs, out, changes={}, devices=Devices(), skip_check=True)
         process.send_signal(signal.SIGKILL)
-    with only_run_in(out):  # nothing of a killed process is left
-        pass
+    lock = hold(out / ".lock")  # nothing of a killed process is left
+    assert lock is not None
+    lock.close()
